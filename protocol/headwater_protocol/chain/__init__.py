@@ -1,0 +1,1 @@
+"""Records that ledgers, gateways, devices and auditors share: blocks, transactions, rounds."""

@@ -1,0 +1,155 @@
+"""The genesis: the one record from which both kinds of ledger start, and whose digest is pinned."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from headwater_protocol.chain.checkpoint import MAX_SHARDS
+from headwater_protocol.chain.committee import MAX_DELEGATES, Committee, make_committee
+from headwater_protocol.chain.task import DurationMs, Task
+from headwater_protocol.crypto.hashing import Domain, hash_record
+from headwater_protocol.encoding.record import (
+    Count,
+    Pattern,
+    Range,
+    decode_record,
+    encode_record,
+    require_valid,
+)
+from headwater_protocol.errors import OutOfBounds
+from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
+    MAX_UNSIGNED,
+    AccountId,
+    ChainId,
+    Network,
+    TimeMs,
+    Units,
+    ValidatorId,
+    VotingPower,
+)
+
+MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Rules that hold for the whole network."""
+
+    checkpoint_interval: Annotated[int, Range(1, 1_000_000)]
+    """Rounds from one checkpoint of a shard to the next."""
+    checkpoints_per_epoch: Annotated[int, Range(1, 1_000_000)]
+    """Checkpoints of each shard that make an epoch, which a merge ends."""
+    merge_wait_ms: DurationMs
+    """How long a shard holds its next round back for the merge that ends an epoch."""
+    epoch_timeout_ms: DurationMs
+    """After an epoch's first checkpoint, how long the main chain waits for the other shards."""
+    retention_rounds: Annotated[int, Range(1, 1_000_000)]
+    """Rounds whose updates and scores stay in the state; all stay in the blocks."""
+    clock_drift_ms: DurationMs
+    """How far a proposer's clock may be ahead of a validator's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenesisAccount:
+    """A balance at the start."""
+
+    account: AccountId
+    balance: Units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenesisValidator:
+    """A candidate with its own stake, and the shard that it serves first."""
+
+    validator: ValidatorId
+    stake: VotingPower
+    shard: ChainId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genesis:
+    """Everything that the ledgers take for granted."""
+
+    KIND: ClassVar[str] = "genesis/1"
+
+    name: Annotated[str, Pattern("[a-z0-9][a-z0-9-]{0,31}")]
+    time_ms: TimeMs
+    parameters: Parameters
+    accounts: Annotated[tuple[GenesisAccount, ...], Count(1, 100_000)]
+    """In order of the keys."""
+    validators: Annotated[tuple[GenesisValidator, ...], Count(1, MAX_DELEGATES)]
+    """In order of the keys."""
+    shards: Annotated[tuple[ChainId, ...], Count(1, MAX_SHARDS)]
+    """In order of the names."""
+    registrars: Annotated[tuple[AccountId, ...], Count(1, 64)]
+    """Whose signature enrols a device, in order of the keys."""
+    sponsor: AccountId
+    """Opens the task; its balance covers the budget of all rounds of all shards."""
+    task: Task
+
+    @property
+    def task_budget(self) -> int:
+        """Units that the task can pay out over all rounds and shards."""
+        return self.task.round_budget * self.task.rounds * len(self.shards)
+
+    def committee(self, chain: ChainId) -> Committee:
+        """The first committee of `chain`: a shard's own validators, or all for the main chain.
+
+        Raises:
+            OutOfBounds: If no validator serves it.
+        """
+        return make_committee(
+            (entry.validator, entry.stake)
+            for entry in self.validators
+            if chain in {MAIN_CHAIN, entry.shard}
+        )
+
+    def require_consistent(self) -> None:
+        """Check what the annotations cannot say.
+
+        Raises:
+            OutOfBounds: If a list is out of order, a shard has no validator, a validator an unknown
+                shard, or the sponsor's balance is below the budget.
+        """
+        require_valid(self)
+        for name, keys in (
+            ("accounts", [entry.account for entry in self.accounts]),
+            ("validators", [entry.validator for entry in self.validators]),
+            ("registrars", list(self.registrars)),
+        ):
+            if keys != sorted(set(keys)):
+                raise OutOfBounds(f"genesis {name} are not in order, or one comes twice")
+        if list(self.shards) != sorted(set(self.shards)) or MAIN_CHAIN in self.shards:
+            raise OutOfBounds("genesis shards are not in order, one comes twice, or is called main")
+        for entry in self.validators:
+            if entry.shard not in self.shards:
+                raise OutOfBounds(f"validator {entry.validator.hex()[:16]} serves no shard")
+        for shard in self.shards:
+            self.committee(shard)
+        balances = {entry.account: entry.balance for entry in self.accounts}
+        if balances.get(self.sponsor, 0) < self.task_budget:
+            raise OutOfBounds(f"the sponsor's balance does not cover {self.task_budget} units")
+        supply = sum(balances.values()) + sum(entry.stake for entry in self.validators)
+        if supply > MAX_UNSIGNED:
+            raise OutOfBounds("the supply exceeds 63 bits")
+
+
+def genesis_network(genesis: Genesis) -> Network:
+    """The digest that everything signed on this network contains."""
+    return Network(hash_record(Domain.GENESIS, genesis))
+
+
+def encode_genesis(genesis: Genesis) -> bytes:
+    """The canonical bytes, stored beside every ledger and fetched by devices."""
+    return encode_record(genesis)
+
+
+def decode_genesis(data: bytes) -> Genesis:
+    """The genesis that `data` encodes.
+
+    Raises:
+        InvalidMessage: If it does not decode or contradicts itself.
+    """
+    genesis = decode_record(Genesis, data, max_bytes=MAX_GENESIS_BYTES)
+    genesis.require_consistent()
+    return genesis

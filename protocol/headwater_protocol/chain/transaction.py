@@ -1,0 +1,246 @@
+"""Transactions of both ledgers.
+
+A transaction names its network, chain, sender and nonce, so it cannot be replayed anywhere. Nonces
+of a sender only have to increase: a lost transaction never blocks the ones after it, and a sender
+that lost its state can start from the clock.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from headwater_protocol.chain.block import (
+    MAX_TRANSACTION_BYTES,
+    BlockHeader,
+    Certificate,
+)
+from headwater_protocol.chain.checkpoint import CheckpointSignature, Merge, SignedCheckpoint
+from headwater_protocol.chain.proof import StateProof
+from headwater_protocol.chain.round import DeviceWeight
+from headwater_protocol.crypto.hashing import Domain, hash_bytes
+from headwater_protocol.crypto.signing import SecretKey, Verifier, signing_bytes
+from headwater_protocol.encoding.record import Count, Range, decode_record, encode_record
+from headwater_protocol.errors import BadSignature
+from headwater_protocol.identifiers import (
+    MAX_UNSIGNED,
+    AccountId,
+    ChainId,
+    DeviceId,
+    Digest,
+    EpochNumber,
+    Network,
+    Nonce,
+    NumExamples,
+    RoundNumber,
+    Signature,
+    TimeMs,
+    Units,
+)
+
+MAX_BATCH_COMMITS: Final = 1_000
+"""Commits of one transaction: about 150 kB."""
+
+UNAVAILABLE: Final = -10_001
+"""In the place of a score: the delegate could not get the payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """What a registrar signs to let a device take part in a shard."""
+
+    KIND: ClassVar[str] = "enrolment/1"
+
+    shard: ChainId
+    device: DeviceId
+    weight: DeviceWeight
+    """How often it is drawn, in proportion to the others; 1 for all is even."""
+    expires_ms: TimeMs
+    """The last block time at which the enrolment can still be put on the ledger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolDevice:
+    """Put a device on the shard's ledger; any account may send it, the registrar's word counts."""
+
+    KIND: ClassVar[str] = "enrol-device/1"
+
+    enrolment: Enrolment
+    registrar: AccountId
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """An update's entry on the ledger; the round gives what else the device signed."""
+
+    device: DeviceId
+    payload: Digest
+    """The blob that holds the encoded delta."""
+    num_examples: NumExamples
+    signature: Signature
+    """The device's, over the `UpdateClaim`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitUpdates:
+    """A batch of updates that a delegate took in and stores the payloads of."""
+
+    KIND: ClassVar[str] = "commit-updates/1"
+
+    round: RoundNumber
+    commits: Annotated[tuple[Commit, ...], Count(1, MAX_BATCH_COMMITS)]
+    """In order of the devices' keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostScores:
+    """One delegate's scores for one batch; each says too that the payload could be had."""
+
+    KIND: ClassVar[str] = "post-scores/1"
+
+    round: RoundNumber
+    batch: Annotated[int, Range(0, MAX_UNSIGNED)]
+    scores: Annotated[
+        tuple[Annotated[int, Range(UNAVAILABLE, 10_000)], ...], Count(1, MAX_BATCH_COMMITS)
+    ]
+    """In the batch's order; cosine in ten-thousandths, or `UNAVAILABLE`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestModel:
+    """One delegate's digest of a round's model."""
+
+    KIND: ClassVar[str] = "attest-model/1"
+
+    round: RoundNumber
+    model: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignCheckpoint:
+    """One delegate's signature over the shard's pending checkpoint."""
+
+    KIND: ClassVar[str] = "sign-checkpoint/1"
+
+    checkpoint: Digest
+    signature: CheckpointSignature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptMerge:
+    """A merge of the main chain, proven, for the shard to go on from."""
+
+    KIND: ClassVar[str] = "adopt-merge/1"
+
+    merge: Merge
+    proof: StateProof
+    header: BlockHeader
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Move units between accounts of the main chain."""
+
+    KIND: ClassVar[str] = "transfer/1"
+
+    recipient: AccountId
+    amount: Units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostCheckpoint:
+    """Settle a shard's checkpoint; anybody may relay it."""
+
+    KIND: ClassVar[str] = "post-checkpoint/1"
+
+    signed: SignedCheckpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestMerge:
+    """One delegate's digest of an epoch's merged model."""
+
+    KIND: ClassVar[str] = "attest-merge/1"
+
+    epoch: EpochNumber
+    model: Digest
+
+
+ShardBody = EnrolDevice | CommitUpdates | PostScores | AttestModel | SignCheckpoint | AdoptMerge
+MainBody = Transfer | PostCheckpoint | AttestMerge
+Body = ShardBody | MainBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """What a sender signs."""
+
+    KIND: ClassVar[str] = "transaction/1"
+
+    network: Network
+    chain: ChainId
+    sender: AccountId
+    nonce: Nonce
+    """Greater than that of the sender's last executed transaction on this chain."""
+    body: Body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedTransaction:
+    """A transaction as it travels and stands in a block."""
+
+    KIND: ClassVar[str] = "signed-transaction/1"
+
+    transaction: Transaction
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateClaim:
+    """What a device signs about its update; the commit and the round restore it."""
+
+    KIND: ClassVar[str] = "update-claim/1"
+
+    shard: ChainId
+    round: RoundNumber
+    base: Digest
+    device: DeviceId
+    payload: Digest
+    num_examples: NumExamples
+
+
+def sign_transaction(key: SecretKey, transaction: Transaction) -> bytes:
+    """The encoded `SignedTransaction` of `transaction`."""
+    signature = key.sign_record(Domain.TRANSACTION, transaction.network, transaction)
+    return encode_record(SignedTransaction(transaction=transaction, signature=signature))
+
+
+def decode_transaction(data: bytes) -> SignedTransaction:
+    """The signed transaction that `data` encodes; its signature is not checked.
+
+    Raises:
+        InvalidMessage: If it does not decode, or exceeds `MAX_TRANSACTION_BYTES`.
+    """
+    return decode_record(SignedTransaction, data, max_bytes=MAX_TRANSACTION_BYTES)
+
+
+def verify_transaction(signed: SignedTransaction, verifier: Verifier) -> None:
+    """Check the sender's signature.
+
+    Raises:
+        BadSignature: If it does not verify.
+    """
+    transaction = signed.transaction
+    message = signing_bytes(Domain.TRANSACTION, transaction.network, encode_record(transaction))
+    if not verifier.verify(transaction.sender, message, signed.signature):
+        raise BadSignature(f"not signed by {transaction.sender.hex()[:16]}")
+
+
+def transaction_digest(encoded: bytes) -> Digest:
+    """The name of an encoded transaction."""
+    return hash_bytes(Domain.TRANSACTION, encoded)
+
+
+def update_message(network: Network, claim: UpdateClaim) -> bytes:
+    """The bytes that a device signs for its update."""
+    return signing_bytes(Domain.UPDATE, network, encode_record(claim))

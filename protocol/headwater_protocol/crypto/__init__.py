@@ -1,0 +1,1 @@
+"""Hashes with a domain and Ed25519 signatures."""

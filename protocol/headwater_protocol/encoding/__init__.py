@@ -1,0 +1,1 @@
+"""Bytes and back: canonical CBOR and the records built on it."""

@@ -1,0 +1,306 @@
+"""Records: frozen dataclasses as canonical CBOR arrays, checked against their own annotations.
+
+A record class is a frozen dataclass whose fields are annotated with integers in a `Range`, byte
+strings of a `Length`, text of a `Pattern`, booleans, other records, `X | None`, tuples of a
+`Count`, string enums, or a union of records with a `KIND`. The annotation is the whole schema:
+there is no second list of limits that could drift from it.
+
+A top-level record is the array `[KIND, field, field, ...]`, where KIND names the record and its
+version (`"update/1"`); nested records omit the kind unless a union has to tell them apart. Fields
+go in order of declaration. Adding a field is a new version of the kind.
+"""
+
+import dataclasses
+import re
+import types
+from collections.abc import Callable, Hashable
+from enum import StrEnum
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from headwater_protocol.encoding.cbor import decode_canonical, encode_canonical
+from headwater_protocol.errors import BadEncoding, OutOfBounds
+
+MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
+"""The largest record of all; callers pass the smaller limit of what they expect."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """Inclusive bounds of an integer."""
+
+    lowest: int
+    highest: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Length:
+    """Inclusive bounds of a byte string's length; one number means exactly that."""
+
+    lowest: int
+    highest: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pattern:
+    """A regular expression that a text matches in full."""
+
+    expression: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Count:
+    """Inclusive bounds of a tuple's number of items."""
+
+    lowest: int
+    highest: int
+
+
+Plain = int | bytes | str | bool | list[Any] | None
+R = TypeVar("R")
+
+_Decoder = Callable[[Any, str], Any]
+_Encoder = Callable[[Any], Any]
+
+
+def encode_record(record: object) -> bytes:
+    """The canonical bytes of `record`, with its kind in front."""
+    return encode_canonical([_kind(type(record)), *to_items(record)])
+
+
+def decode_record(kind: type[R], data: bytes, *, max_bytes: int = MAX_RECORD_BYTES) -> R:
+    """The record of class `kind` that `data` encodes.
+
+    Raises:
+        TooLarge: If `data` exceeds `max_bytes`.
+        NonCanonicalEncoding: If another byte string is the encoding of the same record.
+        BadEncoding: If `data` is not an encoding of `kind`.
+        OutOfBounds: If a field lies outside what its annotation allows.
+    """
+    items = decode_canonical(data, max_bytes=max_bytes)
+    if not isinstance(items, list) or not items or items[0] != _kind(kind):
+        raise BadEncoding(f"expected a record of kind {_kind(kind)}")
+    return from_items(kind, items[1:])
+
+
+def decode_any_record(kinds: tuple[type[R], ...], data: bytes, *, max_bytes: int) -> R:
+    """The record of one of `kinds` that `data` encodes; errors as `decode_record`."""
+    items = decode_canonical(data, max_bytes=max_bytes)
+    if isinstance(items, list) and items:
+        for kind in kinds:
+            if items[0] == _kind(kind):
+                return from_items(kind, items[1:])
+    raise BadEncoding("expected one of " + ", ".join(_kind(kind) for kind in kinds))
+
+
+def to_items(record: object) -> list[Plain]:
+    """The fields of `record` as plain values, without its kind."""
+    return [encode(getattr(record, name)) for name, encode, _ in _schema(type(record))]
+
+
+def from_items(kind: type[R], items: object) -> R:
+    """The record of class `kind` with the fields `items`; errors as `decode_record`."""
+    schema = _schema(kind)
+    if type(items) is not list or len(items) != len(schema):
+        raise BadEncoding(f"{kind.__name__} has {len(schema)} fields")
+    values = {
+        name: decode(item, f"{kind.__name__}.{name}")
+        for (name, _, decode), item in zip(schema, items, strict=True)
+    }
+    return kind(**values)
+
+
+def require_valid(record: object) -> None:
+    """Check a record that was built here against its own annotations.
+
+    Raises:
+        OutOfBounds: If a field lies outside what its annotation allows.
+        BadEncoding: If a field has another type.
+    """
+    from_items(type(record), _lists(to_items(record)))
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _kind(kind: type) -> str:
+    name: str = cast(Any, kind).KIND
+    return name
+
+
+def _schema(kind: type) -> tuple[tuple[str, _Encoder, _Decoder], ...]:
+    return _derive_schema(cast(Hashable, kind))
+
+
+@cache
+def _derive_schema(kind: type) -> tuple[tuple[str, _Encoder, _Decoder], ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (field.name, *_codec(hints[field.name], f"{kind.__name__}.{field.name}"))
+        for field in dataclasses.fields(kind)
+    )
+
+
+def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    metadata: tuple[Any, ...] = ()
+    while True:
+        if hasattr(hint, "__supertype__"):
+            hint = hint.__supertype__
+        elif get_origin(hint) is Annotated:
+            base, *extra = get_args(hint)
+            hint, metadata = base, (*extra, *metadata)
+        else:
+            return hint, metadata
+
+
+def _codec(hint: Any, where: str) -> tuple[_Encoder, _Decoder]:
+    hint, metadata = _unwrap(hint)
+    origin = get_origin(hint)
+    if origin in {Union, types.UnionType}:
+        return _union_codec(get_args(hint), where)
+    if origin is tuple:
+        return _tuple_codec(get_args(hint), _only(metadata, Count, where), where)
+    if hint is bool:
+        return _same, _decode_bool
+    if hint is int:
+        return _same, _integer_decoder(_only(metadata, Range, where))
+    if hint is bytes:
+        return _same, _bytes_decoder(_only(metadata, Length, where))
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return str, _enum_decoder(hint)
+    if hint is str:
+        return _same, _text_decoder(_only(metadata, Pattern, where))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return to_items, lambda item, _: from_items(hint, item)
+    raise TypeError(f"{where}: no encoding for {hint!r}")
+
+
+def _only(metadata: tuple[Any, ...], kind: type[R], where: str) -> R:
+    for item in metadata:
+        if isinstance(item, kind):
+            return item
+    raise TypeError(f"{where}: the annotation needs a {kind.__name__}")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _decode_bool(item: Any, where: str) -> bool:
+    if type(item) is not bool:
+        raise BadEncoding(f"{where} is not a boolean")
+    return item
+
+
+def _integer_decoder(bounds: Range) -> _Decoder:
+    def decode(item: Any, where: str) -> int:
+        if type(item) is not int:
+            raise BadEncoding(f"{where} is not an integer")
+        if not bounds.lowest <= item <= bounds.highest:
+            raise OutOfBounds(f"{where} is {item}, allowed {bounds.lowest} to {bounds.highest}")
+        return item
+
+    return decode
+
+
+def _bytes_decoder(bounds: Length) -> _Decoder:
+    highest = bounds.lowest if bounds.highest is None else bounds.highest
+
+    def decode(item: Any, where: str) -> bytes:
+        if type(item) is not bytes:
+            raise BadEncoding(f"{where} is not a byte string")
+        if not bounds.lowest <= len(item) <= highest:
+            raise OutOfBounds(
+                f"{where} has {len(item)} bytes, allowed {bounds.lowest} to {highest}"
+            )
+        return item
+
+    return decode
+
+
+def _text_decoder(pattern: Pattern) -> _Decoder:
+    compiled = re.compile(pattern.expression)
+
+    def decode(item: Any, where: str) -> str:
+        if type(item) is not str:
+            raise BadEncoding(f"{where} is not a text")
+        if not compiled.fullmatch(item):
+            raise OutOfBounds(f"{where} does not match {pattern.expression}")
+        return item
+
+    return decode
+
+
+def _enum_decoder(kind: type[StrEnum]) -> _Decoder:
+    members = {member.value: member for member in kind}
+
+    def decode(item: Any, where: str) -> StrEnum:
+        if type(item) is not str or item not in members:
+            raise BadEncoding(f"{where} is not one of {', '.join(members)}")
+        return members[item]
+
+    return decode
+
+
+def _tuple_codec(arguments: tuple[Any, ...], count: Count, where: str) -> tuple[_Encoder, _Decoder]:
+    if len(arguments) != 2 or arguments[1] is not Ellipsis:
+        raise TypeError(f"{where}: only tuples of one item type are records' fields")
+    encode_item, decode_item = _codec(arguments[0], where)
+
+    def encode(value: Any) -> Any:
+        return list(value) if encode_item is _same else [encode_item(item) for item in value]
+
+    def decode(items: Any, where: str) -> tuple[Any, ...]:
+        if type(items) is not list:
+            raise BadEncoding(f"{where} is not an array")
+        if not count.lowest <= len(items) <= count.highest:
+            raise OutOfBounds(
+                f"{where} has {len(items)} items, allowed {count.lowest} to {count.highest}"
+            )
+        return tuple([decode_item(item, where) for item in items])
+
+    return encode, decode
+
+
+def _union_codec(arguments: tuple[Any, ...], where: str) -> tuple[_Encoder, _Decoder]:
+    kinds = [argument for argument in arguments if argument is not type(None)]
+    if len(kinds) == 1:
+        encode_one, decode_one = _codec(kinds[0], where)
+        return (
+            lambda value: None if value is None else encode_one(value),
+            lambda item, where: None if item is None else decode_one(item, where),
+        )
+    if len(kinds) != len(arguments):
+        raise TypeError(f"{where}: a union of records cannot be None")
+    by_name = {_kind(kind): kind for kind in kinds}
+
+    def encode(value: Any) -> Any:
+        return [_kind(type(value)), *to_items(value)]
+
+    def decode(item: Any, where: str) -> Any:
+        if type(item) is not list or not item or type(item[0]) is not str:
+            raise BadEncoding(f"{where} is not a tagged record")
+        if item[0] not in by_name:
+            raise BadEncoding(f"{where} is of the unknown kind {item[0][:40]!r}")
+        return from_items(by_name[item[0]], item[1:])
+
+    return encode, decode
+
+
+class Record:
+    """Marks a frozen dataclass as a record with a name of its own; nested ones need none."""
+
+    __slots__ = ()
+    KIND: ClassVar[str]

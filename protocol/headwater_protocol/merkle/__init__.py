@@ -1,0 +1,1 @@
+"""Merkle commitments: lists with proofs of inclusion, maps with proofs of presence and absence."""

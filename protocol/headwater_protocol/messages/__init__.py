@@ -1,0 +1,1 @@
+"""What devices and gateways say to each other over MQTT, and on which topics."""
