@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.encoding.record import Count, Range
 from headwater_protocol.identifiers import Digest, NumExamples, Score, TaskId, Units
+from headwater_protocol.model.rule import AggregationRule
 
 MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 2**24
@@ -14,16 +15,6 @@ MAX_PARAMETERS: Final = 2**24
 Thousandths = Annotated[int, Range(0, 1_000_000)]
 Millionths = Annotated[int, Range(0, 1_000_000_000)]
 DurationMs = Annotated[int, Range(1, 30 * 24 * 3_600_000)]
-
-
-class RuleKind(StrEnum):
-    """How accepted deltas become one aggregate."""
-
-    MEAN = "mean"
-    TRIMMED_MEAN = "trimmed_mean"
-    MEDIAN = "median"
-    MULTI_KRUM = "multi_krum"
-    CENTERED_CLIPPING = "centered_clipping"
 
 
 class OptimizerKind(StrEnum):
@@ -62,19 +53,6 @@ class Codec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """How deltas are aggregated."""
-
-    kind: RuleKind
-    clip_ratio_thousandths: Annotated[int, Range(0, 1_000_000)]
-    """Norms are clipped to this multiple of the cohort's median norm; 0 for no clipping."""
-    trim_thousandths: Annotated[int, Range(0, 499)]
-    """The share cut off on each side by the trimmed mean."""
-    byzantine_thousandths: Annotated[int, Range(0, 499)]
-    """The share of updates that multi-Krum expects to be hostile."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Fixed when it is opened; a ledger names it in every round."""
 
@@ -92,7 +70,7 @@ class Task:
     """The base of the first round, a blob."""
     training: Training
     codec: Codec
-    rule: Rule
+    rule: AggregationRule
     max_examples: NumExamples
     """The cap on a device's weight in the mean."""
     score_threshold: Score

@@ -1,0 +1,268 @@
+"""Blobs by digest, in appended segments: one sync makes a whole batch of them durable.
+
+A segment is a row of records, each `length (4 bytes, big-endian) || SHA-256 || bytes`. A torn tail,
+which a power cut leaves, is cut off when the store is opened for writing; no promise was made for
+it, since a promise waits for the sync. Every byte of a segment is covered by a digest or is checked
+against one, so an auditor finds any change.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.errors import OutOfBounds, StorageError, TooLarge
+from headwater_protocol.identifiers import Digest
+from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
+
+SEGMENT_BYTES: Final = 256 * 1024 * 1024
+"""A segment that reached this size gets no more records."""
+
+LENGTH_BYTES: Final = 4
+DIGEST_BYTES: Final = 32
+HEADER_BYTES: Final = LENGTH_BYTES + DIGEST_BYTES
+
+
+class MissingBlob(OutOfBounds):
+    """A blob is not in the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobDamage:
+    """A place in a segment where the bytes are not what was written."""
+
+    segment: str
+    offset: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    segment: int
+    offset: int
+    size: int
+
+
+class BlobStore:
+    """The blobs of one folder; one writer, any number of readers of what is there."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Open the store, making the folder where it is missing.
+
+        Raises:
+            StorageError: If the folder cannot be used.
+        """
+        self._folder = folder
+        self._read_only = read_only
+        self._places: dict[bytes, _Place] = {}
+        self._damage: list[BlobDamage] = []
+        self._readers: dict[int, BinaryIO] = {}
+        self._writer: BinaryIO | None = None
+        self._segment = 0
+        self._end = 0
+        try:
+            if not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(folder.glob("segment-*.blobs")):
+                self._segment = int(path.stem.removeprefix("segment-"))
+                self._end = self._scan(path)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{folder}: {error}; check the disk and its permissions") from error
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all blobs, without framing."""
+        return sum(place.size for place in self._places.values())
+
+    @property
+    def damage(self) -> Sequence[BlobDamage]:
+        """What reading the segments' framing found, with `read_only` alone."""
+        return tuple(self._damage)
+
+    def digests(self) -> Iterator[Digest]:
+        """The blobs' names, in order of writing."""
+        return (Digest(digest) for digest in self._places)
+
+    def put_all(self, blobs: Sequence[bytes]) -> tuple[Digest, ...]:
+        """Store blobs durably; their names, in the same order. Known ones are not written again.
+
+        Raises:
+            TooLarge: If one exceeds `MAX_BLOB_BYTES`.
+            StorageError: If the disk refuses; none of the new ones counts as stored then.
+        """
+        digests = tuple(blob_digest(blob) for blob in blobs)
+        new: dict[Digest, bytes] = {}
+        for digest, blob in zip(digests, blobs, strict=True):
+            if len(blob) > MAX_BLOB_BYTES:
+                raise TooLarge("blob", size=len(blob), limit=MAX_BLOB_BYTES)
+            if digest not in self._places:
+                new[digest] = blob
+        if new:
+            self._append(new)
+        return digests
+
+    def put(self, blob: bytes) -> Digest:
+        """Store one blob durably; errors as `put_all`."""
+        return self.put_all([blob])[0]
+
+    def get(self, digest: Digest) -> bytes:
+        """A blob's bytes, whose digest was checked.
+
+        Raises:
+            MissingBlob: If it is not here.
+            StorageError: If what is here has another digest or cannot be read.
+        """
+        place = self._places.get(digest)
+        if place is None:
+            raise MissingBlob(f"no blob {digest.hex()} in {self._folder}")
+        try:
+            reader = self._reader(place.segment)
+            reader.seek(place.offset)
+            data = reader.read(place.size)
+        except OSError as error:
+            raise StorageError(f"{self._path(place.segment)}: {error}") from error
+        if blob_digest(data) != digest:
+            raise StorageError(
+                f"{self._path(place.segment).name} offset {place.offset}: "
+                f"the bytes are not blob {digest.hex()}"
+            )
+        return data
+
+    def verify(self) -> Iterator[BlobDamage | None]:
+        """Check every record's bytes; one item a record, None where it holds."""
+        yield from self._damage
+        for digest, place in self._places.items():
+            try:
+                self.get(Digest(digest))
+            except StorageError as error:
+                yield BlobDamage(
+                    segment=self._path(place.segment).name,
+                    offset=place.offset,
+                    problem=str(error),
+                )
+            else:
+                yield None
+
+    def close(self) -> None:
+        """Close the files."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _path(self, segment: int) -> Path:
+        return self._folder / f"segment-{segment:06d}.blobs"
+
+    def _reader(self, segment: int) -> BinaryIO:
+        if segment not in self._readers:
+            # Unbuffered: a buffer could hold bytes from before the writer appended.
+            self._readers[segment] = self._path(segment).open("rb", buffering=0)
+        return self._readers[segment]
+
+    def _scan(self, path: Path) -> int:
+        """Read the framing of a segment; where its last whole record ends."""
+        size = path.stat().st_size
+        offset = 0
+        with path.open("rb") as file:
+            while offset < size:
+                header = file.read(HEADER_BYTES)
+                length = int.from_bytes(header[:LENGTH_BYTES], "big")
+                end = offset + HEADER_BYTES + length
+                if len(header) < HEADER_BYTES or end > size or length > MAX_BLOB_BYTES:
+                    self._cut(path, offset, size)
+                    return offset
+                digest = header[LENGTH_BYTES:]
+                if digest in self._places and self._read_only:
+                    self._damage.append(
+                        BlobDamage(
+                            segment=path.name, offset=offset, problem="a blob is stored twice"
+                        )
+                    )
+                self._places[digest] = _Place(self._segment, offset + HEADER_BYTES, length)
+                file.seek(length, os.SEEK_CUR)
+                offset = end
+            if not self._read_only:
+                self._drop_torn_record(path)
+        return offset
+
+    def _drop_torn_record(self, path: Path) -> None:
+        """After a power cut the last record's length may be on disk without its bytes."""
+        last = next(reversed(self._places), None)
+        if last is None or self._places[last].segment != self._segment:
+            return
+        place = self._places[last]
+        with path.open("rb") as file:
+            file.seek(place.offset)
+            if hashlib.sha256(file.read(place.size)).digest() == last:
+                return
+        del self._places[last]
+        self._cut(path, place.offset - HEADER_BYTES, place.offset + place.size)
+
+    def _cut(self, path: Path, offset: int, size: int) -> None:
+        if self._read_only:
+            self._damage.append(
+                BlobDamage(
+                    segment=path.name,
+                    offset=offset,
+                    problem=f"{size - offset} bytes at the end are no whole record",
+                )
+            )
+            return
+        with path.open("r+b") as file:
+            file.truncate(offset)
+            os.fsync(file.fileno())
+
+    def _append(self, blobs: dict[Digest, bytes]) -> None:
+        if self._read_only:
+            raise StorageError(f"{self._folder} is open for reading only")
+        try:
+            writer = self._open_writer()
+            offset = self._end
+            parts: list[bytes] = []
+            places: dict[bytes, _Place] = {}
+            for digest, blob in blobs.items():
+                parts += [len(blob).to_bytes(LENGTH_BYTES, "big"), digest, blob]
+                places[digest] = _Place(self._segment, offset + HEADER_BYTES, len(blob))
+                offset += HEADER_BYTES + len(blob)
+            writer.seek(self._end)
+            writer.write(b"".join(parts))
+            writer.flush()
+            os.fdatasync(writer.fileno())
+        except OSError as error:
+            self._writer = None
+            raise StorageError(
+                f"{self._path(self._segment)}: {error}; free space on the disk"
+            ) from error
+        self._places.update(places)
+        self._end = offset
+
+    def _open_writer(self) -> BinaryIO:
+        if self._writer is not None and self._end < SEGMENT_BYTES:
+            return self._writer
+        if self._writer is not None:
+            self._writer.close()
+        if self._segment == 0 or self._end >= SEGMENT_BYTES:
+            self._segment += 1
+            self._end = 0
+        path = self._path(self._segment)
+        is_new = not path.exists()
+        self._writer = path.open("r+b" if path.exists() else "w+b")
+        if is_new:
+            # The name must survive a power cut as well as the bytes.
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return self._writer

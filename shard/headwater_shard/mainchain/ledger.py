@@ -1,0 +1,156 @@
+"""The main chain's ledger: which transition a transaction is, and what frames a block."""
+
+from headwater_protocol.chain.block import NO_DIGEST
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.transaction import (
+    AttestMerge,
+    PostCheckpoint,
+    SignedTransaction,
+    Transfer,
+)
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
+    ChainId,
+    EpochNumber,
+    Height,
+    Network,
+    TimeMs,
+    Units,
+    ValidatorId,
+)
+from headwater_protocol.messages.announcement import task_key
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.merging import (
+    advance_merge,
+    next_merge_timer,
+    process_merge_attestation,
+)
+from headwater_shard.mainchain.records import (
+    ACCOUNTS,
+    CANDIDATES,
+    MAIN,
+    MAIN_KEY,
+    MAIN_TABLES,
+    SHARDS,
+    TASKS,
+    Account,
+    Candidate,
+    MainChain,
+    ShardEntry,
+    TaskEscrow,
+    shard_key,
+)
+from headwater_shard.mainchain.settlement import process_checkpoint
+from headwater_shard.mainchain.transfer import process_transfer
+from headwater_shard.state.draft import Draft
+from headwater_shard.state.state import State
+from headwater_shard.transition import InvalidTransaction
+
+
+class MainLedger:
+    """The rules of the main chain."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self._genesis = genesis
+        self._network = genesis_network(genesis)
+
+    @property
+    def chain(self) -> ChainId:
+        """`main`."""
+        return MAIN_CHAIN
+
+    @property
+    def network(self) -> Network:
+        """The digest of the genesis."""
+        return self._network
+
+    def genesis_state(self) -> State:
+        """The state at height 0: balances less the task's escrow, candidates, shards."""
+        genesis, task = self._genesis, self._genesis.task
+        balances = {entry.account: entry.balance for entry in genesis.accounts}
+        balances[genesis.sponsor] = Units(balances[genesis.sponsor] - genesis.task_budget)
+        main = MainChain(
+            committee=genesis.committee(MAIN_CHAIN),
+            epoch=EpochNumber(0),
+            epoch_started_ms=TimeMs(0),
+            is_merging=False,
+        )
+        return State(MAIN_TABLES).updated(
+            {
+                MAIN.namespace: {MAIN_KEY: main},
+                ACCOUNTS.namespace: {
+                    account: Account(balance=balance) for account, balance in balances.items()
+                },
+                CANDIDATES.namespace: {
+                    entry.validator: Candidate(stake=entry.stake, shard=entry.shard)
+                    for entry in genesis.validators
+                },
+                SHARDS.namespace: {
+                    shard_key(shard): ShardEntry(
+                        committee=genesis.committee(shard),
+                        number=0,
+                        last_checkpoint=NO_DIGEST,
+                        height=Height(0),
+                        epoch=EpochNumber(0),
+                        model=task.initial_model,
+                        epoch_checkpoints=0,
+                        epoch_examples=0,
+                        is_final=False,
+                    )
+                    for shard in genesis.shards
+                },
+                TASKS.namespace: {
+                    task_key(task.task): TaskEscrow(
+                        task=task.task, sponsor=genesis.sponsor, escrow=Units(genesis.task_budget)
+                    )
+                },
+            }
+        )
+
+    def begin_block(self, draft: Draft, state: State, context: BlockContext) -> None:
+        """Nothing happens before the transactions."""
+
+    def process_body(
+        self, draft: Draft, signed: SignedTransaction, context: BlockContext, verifier: Verifier
+    ) -> None:
+        """Execute one transaction.
+
+        Raises:
+            InvalidMessage: If it breaks a rule.
+        """
+        body = signed.transaction.body
+        sender = signed.transaction.sender
+        if isinstance(body, Transfer):
+            process_transfer(draft, body, sender)
+        elif isinstance(body, PostCheckpoint):
+            process_checkpoint(draft, self._network, body, context, verifier)
+        elif isinstance(body, AttestMerge):
+            process_merge_attestation(draft, body, ValidatorId(sender))
+        else:
+            raise InvalidTransaction(
+                ReasonCode.WRONG_CHAIN, f"the main chain does not take {type(body).KIND}"
+            )
+
+    def end_block(self, draft: Draft, context: BlockContext) -> None:
+        """Open or complete the merge of an epoch."""
+        advance_merge(draft, self._genesis.parameters, context)
+
+    def committee(self, state: State) -> Committee:
+        """Who certifies the block after `state`."""
+        return Draft(state).get_existing(MAIN, MAIN_KEY).committee
+
+    def next_timer(self, state: State) -> int | None:
+        """The block time from which an empty block would change `state`."""
+        return next_merge_timer(state, self._genesis.parameters)
+
+
+def compute_supply(state: State) -> int:
+    """All units of the network: balances, bonds and escrow; no transition changes it."""
+    return (
+        sum(account.balance for _, account in state.items(ACCOUNTS))
+        + sum(candidate.stake for _, candidate in state.items(CANDIDATES))
+        + sum(task.escrow for _, task in state.items(TASKS))
+    )

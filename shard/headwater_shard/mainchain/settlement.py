@@ -1,0 +1,85 @@
+"""Settling a shard's checkpoint: signatures, height and link, or a refusal with its reason."""
+
+from dataclasses import replace
+
+from headwater_protocol.chain.checkpoint import checkpoint_digest, verify_checkpoint
+from headwater_protocol.chain.transaction import PostCheckpoint
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.identifiers import Network
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.records import (
+    CHECKPOINTS,
+    MAIN,
+    MAIN_KEY,
+    SHARDS,
+    checkpoint_key,
+    shard_key,
+)
+from headwater_shard.state.draft import Draft
+from headwater_shard.transition import InvalidTransaction
+
+
+def process_checkpoint(
+    draft: Draft, network: Network, body: PostCheckpoint, context: BlockContext, verifier: Verifier
+) -> None:
+    """Record a checkpoint.
+
+    Only a checkpoint whose model was made from the current epoch's base counts for the next merge;
+    an older one still settles, since a shard goes on when the main chain is away.
+
+    Raises:
+        InvalidMessage: If the shard is unknown, the checkpoint is there already, does not follow
+            the last one, goes back in height or epoch, is of an epoch to come, or is not signed
+            by more than two thirds of the shard's power.
+    """
+    checkpoint = body.signed.checkpoint
+    main = draft.get_existing(MAIN, MAIN_KEY)
+    entry = draft.get(SHARDS, shard_key(checkpoint.shard))
+    if entry is None:
+        raise InvalidTransaction(
+            ReasonCode.WRONG_SHARD, f"shard {checkpoint.shard} is not registered"
+        )
+    if checkpoint.number <= entry.number:
+        recorded = draft.get(CHECKPOINTS, checkpoint_key(checkpoint.shard, checkpoint.number))
+        is_same = recorded is not None and recorded.checkpoint == checkpoint
+        raise InvalidTransaction(
+            ReasonCode.DUPLICATE if is_same else ReasonCode.BROKEN_LINK,
+            f"checkpoint {checkpoint.number} after {entry.number}",
+        )
+    if checkpoint.number != entry.number + 1 or checkpoint.previous != entry.last_checkpoint:
+        raise InvalidTransaction(
+            ReasonCode.BROKEN_LINK,
+            f"checkpoint {checkpoint.number} does not follow {entry.number}",
+        )
+    if entry.is_final:
+        raise InvalidTransaction(ReasonCode.OUT_OF_BOUNDS, "the shard's task is finished")
+    if checkpoint.height <= entry.height:
+        raise InvalidTransaction(
+            ReasonCode.OUT_OF_BOUNDS, f"height {checkpoint.height} after {entry.height}"
+        )
+    if not entry.epoch <= checkpoint.epoch <= main.epoch:
+        raise InvalidTransaction(
+            ReasonCode.WRONG_EPOCH,
+            f"epoch {checkpoint.epoch}, allowed {entry.epoch} to {main.epoch}",
+        )
+    verify_checkpoint(body.signed, network=network, committee=entry.committee, verifier=verifier)
+    counts = checkpoint.epoch == main.epoch and not main.is_merging
+    draft.put(CHECKPOINTS, checkpoint_key(checkpoint.shard, checkpoint.number), body.signed)
+    draft.put(
+        SHARDS,
+        shard_key(checkpoint.shard),
+        replace(
+            entry,
+            number=checkpoint.number,
+            last_checkpoint=checkpoint_digest(checkpoint),
+            height=checkpoint.height,
+            epoch=checkpoint.epoch,
+            model=checkpoint.model,
+            epoch_checkpoints=entry.epoch_checkpoints + counts,
+            epoch_examples=entry.epoch_examples + (checkpoint.num_examples if counts else 0),
+            is_final=checkpoint.is_final,
+        ),
+    )
+    if counts and main.epoch_started_ms == 0:
+        draft.put(MAIN, MAIN_KEY, replace(main, epoch_started_ms=context.time_ms))

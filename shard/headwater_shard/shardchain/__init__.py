@@ -1,0 +1,1 @@
+"""The ledger of a shard: devices, rounds, updates, scores, attestations, rewards, checkpoints."""

@@ -1,0 +1,92 @@
+"""Checkpoints: every so many rounds the delegates sign the shard's state for the main chain."""
+
+from dataclasses import replace
+
+from headwater_protocol.chain.checkpoint import (
+    Checkpoint,
+    SignedCheckpoint,
+    checkpoint_digest,
+    checkpoint_message,
+)
+from headwater_protocol.chain.transaction import SignCheckpoint
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.errors import BadSignature
+from headwater_protocol.identifiers import AccountId, Height, ValidatorId
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.engine.border import BlockContext
+from headwater_shard.shardchain.records import (
+    CHECKPOINTS,
+    SHARD,
+    SHARD_KEY,
+    checkpoint_key,
+)
+from headwater_shard.shardchain.rules import ShardRules
+from headwater_shard.state.draft import Draft
+from headwater_shard.state.state import State
+from headwater_shard.transition import InvalidTransaction, require_role
+
+
+def emit_due_checkpoint(draft: Draft, state: State, context: BlockContext) -> None:
+    """Write the checkpoint that the block before made due: only now is its state root known."""
+    shard = draft.get_existing(SHARD, SHARD_KEY)
+    due = shard.due_checkpoint
+    if due is None:
+        return
+    checkpoint = Checkpoint(
+        shard=shard.shard,
+        number=shard.checkpoints + 1,
+        epoch=shard.epoch,
+        round=due.round,
+        height=Height(context.height - 1),
+        state_root=state.root,
+        model=due.model,
+        num_examples=due.num_examples,
+        is_final=due.is_final,
+        previous=shard.last_checkpoint,
+    )
+    draft.put(
+        CHECKPOINTS,
+        checkpoint_key(checkpoint.number),
+        SignedCheckpoint(checkpoint=checkpoint, signatures=()),
+    )
+    draft.put(
+        SHARD,
+        SHARD_KEY,
+        replace(
+            shard,
+            due_checkpoint=None,
+            checkpoints=checkpoint.number,
+            last_checkpoint=checkpoint_digest(checkpoint),
+        ),
+    )
+
+
+def process_checkpoint_signature(
+    draft: Draft, rules: ShardRules, body: SignCheckpoint, sender: ValidatorId, verifier: Verifier
+) -> None:
+    """Add a delegate's signature to the last checkpoint.
+
+    Raises:
+        InvalidMessage: If the sender is no delegate, signs for another or a second time, or it is
+            not the last checkpoint that is signed.
+    """
+    shard = draft.get_existing(SHARD, SHARD_KEY)
+    require_role(
+        holds=shard.committee.power_of(sender) > 0 and body.signature.validator == sender,
+        sender=AccountId(sender),
+        role="delegate that signs for itself",
+    )
+    signed = draft.get(CHECKPOINTS, checkpoint_key(shard.checkpoints))
+    if signed is None or body.checkpoint != shard.last_checkpoint:
+        raise InvalidTransaction(ReasonCode.BROKEN_LINK, "that is not the last checkpoint")
+    if any(entry.validator == sender for entry in signed.signatures):
+        raise InvalidTransaction(ReasonCode.DUPLICATE, "the checkpoint is signed already")
+    message = checkpoint_message(rules.network, signed.checkpoint)
+    if not verifier.verify(sender, message, body.signature.signature):
+        raise BadSignature(f"no signature of {sender.hex()[:16]} on the checkpoint")
+    signatures = sorted([*signed.signatures, body.signature], key=lambda entry: entry.validator)
+    draft.put(
+        CHECKPOINTS,
+        checkpoint_key(shard.checkpoints),
+        replace(signed, signatures=tuple(signatures)),
+    )

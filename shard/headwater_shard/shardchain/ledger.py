@@ -1,0 +1,132 @@
+"""A shard's ledger: which transition a transaction is, and what frames a block."""
+
+from headwater_protocol.chain.block import NO_DIGEST
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.genesis import Genesis
+from headwater_protocol.chain.transaction import (
+    AdoptMerge,
+    AttestModel,
+    CommitUpdates,
+    EnrolDevice,
+    PostScores,
+    SignCheckpoint,
+    SignedTransaction,
+)
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
+    ChainId,
+    EpochNumber,
+    Network,
+    RoundNumber,
+    Units,
+    ValidatorId,
+)
+from headwater_protocol.messages.announcement import task_key
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.engine.border import BlockContext
+from headwater_shard.shardchain.attest import process_attestation
+from headwater_shard.shardchain.checkpoints import (
+    emit_due_checkpoint,
+    process_checkpoint_signature,
+)
+from headwater_shard.shardchain.collect import process_commits
+from headwater_shard.shardchain.enrolment import process_enrolment
+from headwater_shard.shardchain.merges import process_merge
+from headwater_shard.shardchain.records import SHARD, SHARD_KEY, SHARD_TABLES, TASKS, Shard
+from headwater_shard.shardchain.rounds import advance, next_timer
+from headwater_shard.shardchain.rules import make_rules
+from headwater_shard.shardchain.score import process_scores
+from headwater_shard.state.draft import Draft
+from headwater_shard.state.state import State
+from headwater_shard.transition import InvalidTransaction
+
+
+class ShardLedger:
+    """The rules of one shard."""
+
+    def __init__(self, genesis: Genesis, shard: ChainId) -> None:
+        self._genesis = genesis
+        self._rules = make_rules(genesis, shard)
+
+    @property
+    def chain(self) -> ChainId:
+        """The shard's name."""
+        return self._rules.shard
+
+    @property
+    def network(self) -> Network:
+        """The digest of the genesis."""
+        return self._rules.network
+
+    def genesis_state(self) -> State:
+        """The state at height 0: the task, the committees, no device."""
+        genesis, task = self._genesis, self._genesis.task
+        shard = Shard(
+            shard=self.chain,
+            task=task.task,
+            committee=genesis.committee(self.chain),
+            main_committee=genesis.committee(MAIN_CHAIN),
+            epoch=EpochNumber(0),
+            model=task.initial_model,
+            reference=task.initial_model,
+            last_round=RoundNumber(0),
+            last_closed_ms=genesis.time_ms,
+            num_examples=0,
+            budget_left=Units(task.round_budget * task.rounds),
+            checkpoints=0,
+            checkpoints_in_epoch=0,
+            last_checkpoint=NO_DIGEST,
+            due_checkpoint=None,
+            correction=None,
+            is_finished=False,
+        )
+        return State(SHARD_TABLES).updated(
+            {
+                SHARD.namespace: {SHARD_KEY: shard},
+                TASKS.namespace: {task_key(task.task): task},
+            }
+        )
+
+    def begin_block(self, draft: Draft, state: State, context: BlockContext) -> None:
+        """Emit the checkpoint that the last block made due."""
+        emit_due_checkpoint(draft, state, context)
+
+    def process_body(
+        self, draft: Draft, signed: SignedTransaction, context: BlockContext, verifier: Verifier
+    ) -> None:
+        """Execute one transaction.
+
+        Raises:
+            InvalidMessage: If it breaks a rule.
+        """
+        body = signed.transaction.body
+        sender = ValidatorId(signed.transaction.sender)
+        if isinstance(body, EnrolDevice):
+            process_enrolment(draft, self._rules, body, context, verifier)
+        elif isinstance(body, CommitUpdates):
+            process_commits(draft, self._rules, body, sender, verifier)
+        elif isinstance(body, PostScores):
+            process_scores(draft, body, sender)
+        elif isinstance(body, AttestModel):
+            process_attestation(draft, body, sender)
+        elif isinstance(body, SignCheckpoint):
+            process_checkpoint_signature(draft, self._rules, body, sender, verifier)
+        elif isinstance(body, AdoptMerge):
+            process_merge(draft, self._rules, body, verifier)
+        else:
+            raise InvalidTransaction(
+                ReasonCode.WRONG_CHAIN, f"a shard does not take {type(body).KIND}"
+            )
+
+    def end_block(self, draft: Draft, context: BlockContext) -> None:
+        """Move the round on."""
+        advance(draft, self._rules, context)
+
+    def committee(self, state: State) -> Committee:
+        """Who certifies the block after `state`."""
+        return Draft(state).get_existing(SHARD, SHARD_KEY).committee
+
+    def next_timer(self, state: State) -> int | None:
+        """The block time from which an empty block would change `state`."""
+        return next_timer(state, self._rules)

@@ -1,0 +1,205 @@
+"""What a shard's state holds, and under which keys."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from headwater_protocol.chain.checkpoint import SignedCheckpoint
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.proof import SHARD_NAMESPACES
+from headwater_protocol.chain.round import CountField, DeviceWeight, MergeCorrection, Round
+from headwater_protocol.chain.task import Task
+from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, UNAVAILABLE, Commit
+from headwater_protocol.encoding.record import Count, Range
+from headwater_protocol.identifiers import (
+    ChainId,
+    DeviceId,
+    Digest,
+    EpochNumber,
+    Height,
+    NumExamples,
+    RoundNumber,
+    TaskId,
+    TimeMs,
+    Units,
+    ValidatorId,
+)
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.state.table import Table
+from headwater_shard.transition import NONCES
+
+MedianScore = Annotated[int, Range(UNAVAILABLE, 10_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueCheckpoint:
+    """A checkpoint whose state root is known only when the next block begins."""
+
+    round: RoundNumber
+    model: Digest
+    num_examples: CountField
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The shard as a whole; one record."""
+
+    KIND: ClassVar[str] = "shard/1"
+
+    shard: ChainId
+    task: TaskId
+    committee: Committee
+    main_committee: Committee
+    """Whose certificate makes a merge."""
+    epoch: EpochNumber
+    """Merges that the model contains."""
+    model: Digest
+    """The model of the last closed round."""
+    reference: Digest
+    """The last merged model that was adopted, or the initial model."""
+    last_round: RoundNumber
+    """The open round, or the last one; 0 before the first."""
+    last_closed_ms: TimeMs
+    """Block time at which the last round closed."""
+    num_examples: CountField
+    """Accepted since the last checkpoint."""
+    budget_left: Units
+    """Of the task, for the rounds to come."""
+    checkpoints: CountField
+    """Emitted so far."""
+    checkpoints_in_epoch: CountField
+    """Emitted since the last merge was adopted."""
+    last_checkpoint: Digest
+    """Zeros before the first."""
+    due_checkpoint: DueCheckpoint | None
+    correction: MergeCorrection | None
+    """A merge that waits to be applied."""
+    is_finished: bool
+    """Whether all rounds of the task are closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """An enrolled device."""
+
+    KIND: ClassVar[str] = "device/1"
+
+    weight: DeviceWeight
+    enrolled_height: Height
+    num_accepted: CountField
+    num_rejected: CountField
+    reputation: Annotated[int, Range(-10_000, 10_000)]
+    """Decayed mean of its updates' median scores, in ten-thousandths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Commits that one gateway put on the ledger together."""
+
+    KIND: ClassVar[str] = "batch/1"
+
+    gateway: ValidatorId
+    commits: Annotated[tuple[Commit, ...], Count(1, MAX_BATCH_COMMITS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateEntry:
+    """One device's update of one round."""
+
+    KIND: ClassVar[str] = "update-entry/1"
+
+    payload: Digest
+    num_examples: NumExamples
+    batch: CountField
+    is_judged: bool
+    reason: ReasonCode
+    """Once judged: `ok`, `low_score` or `unavailable`."""
+    score: MedianScore
+    reward: Units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreList:
+    """One delegate's scores of one batch, in the batch's order."""
+
+    KIND: ClassVar[str] = "score-list/1"
+
+    scores: Annotated[tuple[MedianScore, ...], Count(1, MAX_BATCH_COMMITS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """One delegate's digest of a round's model."""
+
+    KIND: ClassVar[str] = "attestation/1"
+
+    model: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardBalance:
+    """What an account has earned on this shard."""
+
+    KIND: ClassVar[str] = "reward-balance/1"
+
+    total: Units
+
+
+SHARD: Final = Table("chain", Shard)
+DEVICES: Final = Table("devices", Device)
+TASKS: Final = Table("tasks", Task)
+ROUNDS: Final = Table("rounds", Round)
+BATCHES: Final = Table("batches", Batch)
+UPDATES: Final = Table("updates", UpdateEntry)
+SCORES: Final = Table("scores", ScoreList)
+ATTESTATIONS: Final = Table("attestations", Attestation)
+REWARDS: Final = Table("rewards", RewardBalance)
+CHECKPOINTS: Final = Table("checkpoints", SignedCheckpoint)
+
+SHARD_TABLES: Final[tuple[Table[object], ...]] = tuple(
+    sorted(
+        (  # type: ignore[arg-type]  # a row of tables of different records
+            ATTESTATIONS,
+            BATCHES,
+            CHECKPOINTS,
+            DEVICES,
+            NONCES,
+            REWARDS,
+            ROUNDS,
+            SCORES,
+            SHARD,
+            TASKS,
+            UPDATES,
+        ),
+        key=lambda table: table.namespace,
+    )
+)
+if tuple(table.namespace for table in SHARD_TABLES) != SHARD_NAMESPACES:
+    raise RuntimeError("the shard's tables and the namespaces of its proofs differ")
+
+SHARD_KEY: Final = b"shard"
+
+
+def batch_key(round_: RoundNumber, batch: int) -> bytes:
+    """The key of a batch."""
+    return round_.to_bytes(8, "big") + batch.to_bytes(4, "big")
+
+
+def update_key(round_: RoundNumber, device: DeviceId) -> bytes:
+    """The key of a device's update of a round."""
+    return round_.to_bytes(8, "big") + device
+
+
+def score_key(round_: RoundNumber, batch: int, validator: ValidatorId) -> bytes:
+    """The key of a delegate's scores of a batch."""
+    return batch_key(round_, batch) + validator
+
+
+def attestation_key(round_: RoundNumber, validator: ValidatorId) -> bytes:
+    """The key of a delegate's attestation of a round."""
+    return round_.to_bytes(8, "big") + validator
+
+
+def checkpoint_key(number: int) -> bytes:
+    """The key of a checkpoint."""
+    return number.to_bytes(8, "big")

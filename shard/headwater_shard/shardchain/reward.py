@@ -1,0 +1,87 @@
+"""Rewards of a round: the budget, split exactly.
+
+Devices share in proportion to the median score times the capped number of examples, so that noise,
+whose cosine is near zero, earns next to nothing. Delegates share in proportion to their power times
+the updates that they scored, if they attested the round's model.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.round import Round
+from headwater_protocol.chain.task import Task
+from headwater_protocol.identifiers import DeviceId, Units, ValidatorId
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.apportion import apportion
+from headwater_shard.shardchain.records import (
+    BATCHES,
+    REWARDS,
+    SCORES,
+    RewardBalance,
+    batch_key,
+    score_key,
+)
+from headwater_shard.shardchain.score import Verdict
+from headwater_shard.state.draft import Draft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRewards:
+    """Who gets what for a round."""
+
+    devices: dict[DeviceId, int]
+    delegates: dict[ValidatorId, int]
+
+    @property
+    def total(self) -> int:
+        """Units paid."""
+        return sum(self.devices.values()) + sum(self.delegates.values())
+
+
+def compute_rewards(
+    draft: Draft,
+    round_: Round,
+    task: Task,
+    committee: Committee,
+    verdicts: Sequence[Verdict],
+    attesters: Iterable[ValidatorId],
+    *,
+    budget: int,
+) -> RoundRewards:
+    """Split `budget` units; nothing is paid where nothing was accepted with a positive score."""
+    contributions = {
+        verdict.commit.device: verdict.score * min(verdict.commit.num_examples, task.max_examples)
+        for verdict in verdicts
+        if verdict.reason is ReasonCode.OK and verdict.score > 0
+    }
+    if not contributions:
+        return RoundRewards(devices={}, delegates={})
+    for_delegates = budget * task.delegate_thousandths // 1_000
+    work = {
+        validator: committee.power_of(validator) * _count_scored(draft, round_, validator)
+        for validator in sorted(attesters)
+    }
+    delegates = apportion(for_delegates, work)
+    devices = apportion(budget - sum(delegates.values()), contributions)
+    return RoundRewards(devices=devices, delegates=delegates)
+
+
+def pay(draft: Draft, rewards: RoundRewards) -> None:
+    """Add the rewards to the balances."""
+    due: dict[bytes, int] = {}
+    for account, amount in [*rewards.devices.items(), *rewards.delegates.items()]:
+        due[account] = due.get(account, 0) + amount
+    for account in sorted(due):
+        if due[account]:
+            balance = draft.get(REWARDS, account)
+            total = due[account] + (0 if balance is None else balance.total)
+            draft.put(REWARDS, account, RewardBalance(total=Units(total)))
+
+
+def _count_scored(draft: Draft, round_: Round, validator: ValidatorId) -> int:
+    count = 0
+    for index in range(round_.num_batches):
+        if draft.get(SCORES, score_key(round_.number, index, validator)) is not None:
+            count += len(draft.get_existing(BATCHES, batch_key(round_.number, index)).commits)
+    return count

@@ -1,0 +1,1 @@
+"""The state of a ledger: immutable namespaces, and drafts in which a block is executed."""
