@@ -1,12 +1,13 @@
 """Blobs by digest, in appended segments: one sync makes a whole batch of them durable.
 
-A segment is a row of records, each `length (4 bytes, big-endian) || SHA-256 || bytes`. A torn tail,
-which a power cut leaves, is cut off when the store is opened for writing; no promise was made for
-it, since a promise waits for the sync. Every byte of a segment is covered by a digest or is checked
-against one, so an auditor finds any change.
+A segment is a row of batches and a batch a row of blobs, both framed as `length (4 bytes,
+big-endian) || SHA-256 of the body || body`. A power cut can tear only the last batch, for which no
+promise was made yet, since a promise waits for the sync; it is cut off when the store is opened for
+writing. Every byte of a segment is covered by a digest, so an auditor finds any change.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,17 @@ class _Place:
     segment: int
     offset: int
     size: int
+
+
+def _frame(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "big") + hashlib.sha256(body).digest() + body
+
+
+def _read_frame(file: BinaryIO | io.BytesIO) -> tuple[int, bytes | None]:
+    header = file.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        return 0, None
+    return int.from_bytes(header[:LENGTH_BYTES], "big"), header[LENGTH_BYTES:]
 
 
 class BlobStore:
@@ -85,7 +97,7 @@ class BlobStore:
 
     @property
     def damage(self) -> Sequence[BlobDamage]:
-        """What reading the segments' framing found, with `read_only` alone."""
+        """What opening the store found: batches whose bytes or frames are not what was written."""
         return tuple(self._damage)
 
     def digests(self) -> Iterator[Digest]:
@@ -171,53 +183,51 @@ class BlobStore:
         return self._readers[segment]
 
     def _scan(self, path: Path) -> int:
-        """Read the framing of a segment; where its last whole record ends."""
+        """Read the framing of a segment; where its last whole batch ends."""
         size = path.stat().st_size
         offset = 0
         with path.open("rb") as file:
             while offset < size:
-                header = file.read(HEADER_BYTES)
-                length = int.from_bytes(header[:LENGTH_BYTES], "big")
+                length, digest = _read_frame(file)
                 end = offset + HEADER_BYTES + length
-                if len(header) < HEADER_BYTES or end > size or length > MAX_BLOB_BYTES:
+                if digest is None or end > size:
                     self._cut(path, offset, size)
                     return offset
-                digest = header[LENGTH_BYTES:]
-                if digest in self._places and self._read_only:
-                    self._damage.append(
-                        BlobDamage(
-                            segment=path.name, offset=offset, problem="a blob is stored twice"
-                        )
-                    )
-                self._places[digest] = _Place(self._segment, offset + HEADER_BYTES, length)
-                file.seek(length, os.SEEK_CUR)
+                is_last = end == size
+                body = file.read(length)
+                # Hashing every batch would read the whole store at each start; only the last one
+                # can be torn, and a reader checks each blob anyway.
+                if (is_last or self._read_only) and hashlib.sha256(body).digest() != digest:
+                    if self._read_only:
+                        self._report(path, offset, "the batch has another digest")
+                    else:
+                        self._cut(path, offset, size)
+                        return offset
+                self._index(path, body, offset + HEADER_BYTES)
                 offset = end
-            if not self._read_only:
-                self._drop_torn_record(path)
         return offset
 
-    def _drop_torn_record(self, path: Path) -> None:
-        """After a power cut the last record's length may be on disk without its bytes."""
-        last = next(reversed(self._places), None)
-        if last is None or self._places[last].segment != self._segment:
-            return
-        place = self._places[last]
-        with path.open("rb") as file:
-            file.seek(place.offset)
-            if hashlib.sha256(file.read(place.size)).digest() == last:
-                return
-        del self._places[last]
-        self._cut(path, place.offset - HEADER_BYTES, place.offset + place.size)
+    def _index(self, path: Path, body: bytes, start: int) -> None:
+        position = 0
+        with io.BytesIO(body) as file:
+            while position < len(body):
+                length, digest = _read_frame(file)
+                end = position + HEADER_BYTES + length
+                if digest is None or end > len(body):
+                    self._report(path, start + position, "a blob's frame leaves its batch")
+                    return
+                self._places[digest] = _Place(
+                    self._segment, start + position + HEADER_BYTES, length
+                )
+                file.seek(length, os.SEEK_CUR)
+                position = end
+
+    def _report(self, path: Path, offset: int, problem: str) -> None:
+        self._damage.append(BlobDamage(segment=path.name, offset=offset, problem=problem))
 
     def _cut(self, path: Path, offset: int, size: int) -> None:
         if self._read_only:
-            self._damage.append(
-                BlobDamage(
-                    segment=path.name,
-                    offset=offset,
-                    problem=f"{size - offset} bytes at the end are no whole record",
-                )
-            )
+            self._report(path, offset, f"{size - offset} bytes are no whole batch")
             return
         with path.open("r+b") as file:
             file.truncate(offset)
@@ -228,15 +238,15 @@ class BlobStore:
             raise StorageError(f"{self._folder} is open for reading only")
         try:
             writer = self._open_writer()
-            offset = self._end
+            offset = self._end + HEADER_BYTES
             parts: list[bytes] = []
             places: dict[bytes, _Place] = {}
             for digest, blob in blobs.items():
-                parts += [len(blob).to_bytes(LENGTH_BYTES, "big"), digest, blob]
+                parts.append(_frame(blob))
                 places[digest] = _Place(self._segment, offset + HEADER_BYTES, len(blob))
                 offset += HEADER_BYTES + len(blob)
             writer.seek(self._end)
-            writer.write(b"".join(parts))
+            writer.write(_frame(b"".join(parts)))
             writer.flush()
             os.fdatasync(writer.fileno())
         except OSError as error:
