@@ -1,0 +1,520 @@
+"""A device as a state machine without I/O: messages in, effects out, time as an argument.
+
+The shell performs the effects in order, so a `Persist` in front of a `Publish` is on disk before
+anything leaves the device. The machine neither reads a clock nor draws entropy: `now_ms` is UTC as
+far as the shell knows, everything random follows from the entropy given at the start, and the same
+inputs give the same effects.
+
+Trust: a device knows the genesis that it pins and the committee in it. It trains only on a base and
+a program that more than two thirds of that committee's power certified, and believes receipts only
+of its delegates. Whatever else arrives is counted under its reason code and dropped.
+
+Two updates for one round: the signed update and `last_signed_round` change in one `Persist`, before
+the update can be sent, and no round up to `last_signed_round` is ever signed again. After a restart
+the stored update is sent as it is.
+
+Left out: following elections (the committee is the genesis'), and enrolment.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from headwater_agent.errors import StaleRound
+from headwater_agent.machine.backoff import Jitter
+from headwater_agent.machine.contribution import (
+    KEPT_OUT,
+    give_back,
+    make_contribution,
+)
+from headwater_agent.machine.effects import (
+    Effect,
+    Event,
+    Notice,
+    OpenConnection,
+    Persist,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+)
+from headwater_agent.machine.fetcher import BlobFetcher
+from headwater_agent.machine.gate import Gate
+from headwater_agent.machine.inputs import (
+    Arrived,
+    Connected,
+    Connecting,
+    Disconnected,
+    Input,
+    Stopping,
+    Trained,
+    TrainingFailed,
+)
+from headwater_agent.machine.job import (
+    Job,
+    compute_deadlines,
+    derive_seed,
+    list_blobs,
+    make_request,
+)
+from headwater_agent.machine.limits import ENTROPY_BYTES, DeviceLimits
+from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
+from headwater_agent.machine.tally import Tally
+from headwater_agent.state import Changes, DeviceState, apply_changes
+from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
+from headwater_protocol.crypto.hashing import Domain, hash_bytes
+from headwater_protocol.crypto.signing import DirectVerifier, SecretKey, Verifier
+from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.errors import ConfigError, InvalidMessage, OutOfBounds
+from headwater_protocol.identifiers import (
+    ChainId,
+    DeviceId,
+    Digest,
+    Network,
+    RoundNumber,
+)
+from headwater_protocol.messages.announcement import Announcement
+from headwater_protocol.messages.chunk import decode_chunk
+from headwater_protocol.messages.receipt import (
+    SignedReceipt,
+    Stage,
+)
+from headwater_protocol.messages.status import Status, sign_status
+from headwater_protocol.messages.topics import Topic, TopicKind, Topics
+from headwater_protocol.reasons import ReasonCode
+
+QOS: Final = 1
+
+
+class Device:
+    """One participant of one shard.
+
+    Args:
+        key: Names the device and signs its updates.
+        genesis: Of the network.
+        network: The digest that the operator pinned.
+        shard: Where the device is enrolled.
+        entropy: `ENTROPY_BYTES` that nobody else knows; randomness for rounding, training order
+            and waits.
+        state: What was persisted; the defaults are a new device.
+        weight: As enrolled; part of the draw of cohorts.
+        limits: Bounds on sizes and waits.
+        verifier: Checks signatures; thousands of devices in a process share one that remembers.
+
+    Raises:
+        ConfigError: If the genesis is not the pinned one, or names no such shard.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: SecretKey,
+        genesis: Genesis,
+        network: Network,
+        shard: ChainId,
+        entropy: bytes,
+        state: DeviceState,
+        weight: int = 1,
+        limits: DeviceLimits | None = None,
+        verifier: Verifier | None = None,
+    ) -> None:
+        if len(entropy) != ENTROPY_BYTES:
+            raise ValueError(f"entropy has {ENTROPY_BYTES} bytes, not {len(entropy)}")
+        if not 1 <= weight <= MAX_DEVICE_WEIGHT:
+            raise ConfigError("weight", f"{weight} is no weight", fix=f"1 to {MAX_DEVICE_WEIGHT}")
+        if genesis_network(genesis) != network:
+            raise ConfigError(
+                "network",
+                f"the genesis has the digest {genesis_network(genesis).hex()}",
+                fix="get the genesis of the network that you pinned, or correct the pin",
+            )
+        if shard not in genesis.shards:
+            raise ConfigError(
+                "shard", f"{shard} is not in the genesis", fix="one of " + ", ".join(genesis.shards)
+            )
+        self._key = key
+        self._network = network
+        self._shard = shard
+        self._entropy = entropy
+        self._weight = weight
+        self._limits = limits or DeviceLimits()
+        committee = genesis.committee(shard)
+        self._gate = Gate(
+            network=network,
+            shard=shard,
+            device=key.device,
+            committee=committee,
+            verifier=verifier or DirectVerifier(),
+        )
+        self._topics = Topics(network, shard)
+        self._state = state
+        self._tally = Tally(rejections=state.rejections, answers=state.answers)
+        jitter = Jitter(
+            hash_bytes(Domain.SEED, entropy, key.device, state.session.to_bytes(8, "big"))
+        )
+        self._outbox = Outbox(
+            limits=self._limits,
+            jitter=jitter,
+            entry=state.outbox,
+            receipts=state.receipts,
+            committee=committee,
+        )
+        self._fetcher = BlobFetcher(
+            limits=self._limits,
+            jitter=jitter,
+            kept=() if state.program is None else (state.program,),
+        )
+        self._is_connected = False
+        self._job: Job | None = None
+        self._effects: list[Effect] = []
+
+    @property
+    def id(self) -> DeviceId:
+        """The device's public key."""
+        return self._key.device
+
+    @property
+    def state(self) -> DeviceState:
+        """What is persisted once the pending effects are performed."""
+        return self._state
+
+    @property
+    def counters(self) -> Mapping[ReasonCode, int]:
+        """Inputs refused so far, by reason; the persisted count lags behind."""
+        return self._tally.rejections
+
+    @property
+    def answers(self) -> Mapping[ReasonCode, int]:
+        """Receipts taken so far, by reason."""
+        return self._tally.answers
+
+    @property
+    def round_in_work(self) -> RoundNumber | None:
+        """The round that is fetched for or trained on."""
+        return None if self._job is None else self._job.round.number
+
+    def receive(self, message: Input, now_ms: int) -> None:
+        """Take one input; whatever a peer sent, nothing is raised."""
+        try:
+            match message:
+                case Arrived():
+                    self._on_arrived(message, now_ms)
+                case Trained():
+                    self._on_trained(message, now_ms)
+                case TrainingFailed():
+                    self._on_training_failed(message)
+                case Connecting():
+                    self._on_connecting()
+                case Connected():
+                    self._on_connected(message, now_ms)
+                case Disconnected():
+                    self._is_connected = False
+                case Stopping():
+                    if self._is_connected:
+                        self._effects.append(self._status(is_online=False))
+        except InvalidMessage as error:
+            self._reject(error.reason, str(error))
+
+    def next_timer(self) -> int | None:
+        """When `on_timer` is to be called at the latest; None if nothing waits."""
+        times = [
+            self._outbox.next_timer(is_connected=self._is_connected),
+            self._fetcher.next_timer() if self._is_connected else None,
+            None if self._job is None else self._job.deadlines.collect_ms,
+        ]
+        return min((time_ms for time_ms in times if time_ms is not None), default=None)
+
+    def on_timer(self, now_ms: int) -> None:
+        """Do what is due; early and repeated calls do no harm."""
+        if self._job is not None and now_ms >= self._job.deadlines.collect_ms:
+            self._abandon(ReasonCode.STALE_ROUND, "the round is over")
+        if self._outbox.is_over(now_ms):
+            self._close_outbox(None, now_ms)
+        if not self._is_connected:
+            return
+        self._send_due(now_ms)
+        due = self._chunk_filters(self._fetcher.take_due(now_ms))
+        if due:
+            # A broker sends retained messages anew only for a new subscription.
+            self._effects.append(Unsubscribe(topics=due))
+            self._effects.append(Subscribe(topics=due))
+
+    def effects(self) -> Iterator[Effect]:
+        """Hand out and forget what is to be done, in order."""
+        pending, self._effects = self._effects, []
+        return iter(pending)
+
+    # Connection
+
+    def _on_connecting(self) -> None:
+        self._is_connected = False
+        session = self._state.session + 1
+        self._persist(Changes(session=session))
+        self._effects.append(OpenConnection(session=session, will=self._status(is_online=False)))
+
+    def _on_connected(self, message: Connected, now_ms: int) -> None:
+        if message.session != self._state.session:
+            raise OutOfBounds(f"session {message.session} is not the current one")
+        self._is_connected = True
+        self._effects.append(
+            Subscribe(
+                topics=(
+                    self._topics.round,
+                    self._topics.receipt(self.id),
+                    *self._chunk_filters(self._fetcher.missing),
+                )
+            )
+        )
+        self._effects.append(self._status(is_online=True))
+        self._fetcher.resume(now_ms)
+        self._outbox.resume(now_ms)
+
+    def _status(self, *, is_online: bool) -> Publish:
+        status = Status(device=self.id, session=self._state.session, is_online=is_online)
+        return Publish(
+            topic=self._topics.status(self.id),
+            payload=encode_record(sign_status(self._key, self._network, status)),
+            qos=QOS,
+            is_retained=True,
+        )
+
+    # Messages
+
+    def _on_arrived(self, message: Arrived, now_ms: int) -> None:
+        topic = self._gate.open_topic(message.topic)
+        if topic.kind is TopicKind.ROUND:
+            self._on_announcement(message.payload, now_ms)
+        elif topic.kind is TopicKind.CHUNK:
+            self._on_chunk(topic, message.payload, now_ms)
+        elif topic.kind is TopicKind.RECEIPT and topic.device == self.id:
+            self._on_receipt(message.payload, now_ms)
+        else:
+            raise OutOfBounds(f"this device does not listen to {message.topic}")
+
+    def _on_announcement(self, payload: bytes, now_ms: int) -> None:
+        announcement = self._gate.open_announcement(
+            payload, last_signed_round=self._state.last_signed_round
+        )
+        if announcement is not None:
+            self._on_round(announcement, now_ms)
+
+    def _on_round(self, announcement: Announcement, now_ms: int) -> None:
+        """Act on what more than two thirds of the power say about the newest round."""
+        round_, task = announcement.round, announcement.task
+        is_open = round_.phase is RoundPhase.COLLECT
+        entry = self._outbox.entry
+        is_past = entry is not None and (round_.number > entry.round or not is_open)
+        # A held one stays for its verdict, until that comes or the next update takes its place.
+        if is_past and entry is not None and not entry.is_held:
+            self._close_outbox(None, now_ms)
+        if self._job is not None and (round_.number > self._job.round.number or not is_open):
+            self._abandon(ReasonCode.STALE_ROUND, "the ledger went on")
+        if not is_open or self._job is not None or round_.number <= self._state.last_signed_round:
+            return
+        deadlines = compute_deadlines(
+            round_, task, block_time_ms=announcement.header.time_ms, now_ms=now_ms
+        )
+        if deadlines.collect_ms <= now_ms:
+            self._notice(Event.SKIPPED, round_.number, ReasonCode.STALE_ROUND)
+        elif not is_in_cohort(round_, self.id, self._weight):
+            self._notice(Event.SKIPPED, round_.number, ReasonCode.NOT_IN_COHORT)
+        else:
+            self._begin(Job(round=round_, task=task, deadlines=deadlines), now_ms)
+
+    def _begin(self, job: Job, now_ms: int) -> None:
+        self._fetcher.want(list_blobs(job, self._limits), now_ms)
+        self._job = job
+        missing = self._fetcher.missing
+        if not missing:
+            self._train(job)
+            return
+        self._notice(Event.FETCHING, job.round.number, ReasonCode.OK, f"{len(missing)} blobs")
+        if self._is_connected:
+            self._effects.append(Subscribe(topics=self._chunk_filters(missing)))
+
+    def _on_chunk(self, topic: Topic, payload: bytes, now_ms: int) -> None:
+        chunk = decode_chunk(payload)
+        if (topic.blob, topic.index) != (chunk.blob, chunk.index):
+            raise OutOfBounds("a piece on the topic of another one")
+        if not self._fetcher.add(chunk, now_ms):
+            return
+        self._unsubscribe((chunk.blob,))
+        if self._job is None:
+            return
+        if chunk.blob == self._job.task.program:
+            self._persist(Changes(program=self._fetcher.get(chunk.blob)))
+        if not self._fetcher.missing:
+            self._train(self._job)
+
+    # Training
+
+    def _train(self, job: Job) -> None:
+        try:
+            request = make_request(
+                job,
+                base=self._fetcher.get(job.round.base),
+                program=self._fetcher.get(job.task.program),
+                entropy=self._entropy,
+            )
+        except InvalidMessage as error:
+            self._abandon(error.reason, "the base is not the task's")
+            raise
+        job.is_training = True
+        self._notice(Event.TRAINING, job.round.number, ReasonCode.OK)
+        self._effects.append(request)
+
+    def _on_trained(self, trained: Trained, now_ms: int) -> None:
+        job = self._job
+        if job is None or not job.is_training or job.round.number != trained.round:
+            raise StaleRound(f"a training result for round {trained.round}, which is over")
+        if now_ms >= job.deadlines.collect_ms:
+            self._abandon(ReasonCode.STALE_ROUND, "training ended after the round")
+            raise StaleRound(f"training ended after round {trained.round}")
+        rounding = derive_seed(self._entropy, trained.round, b"quantize")
+        try:
+            made = make_contribution(
+                trained,
+                round_=job.round,
+                task=job.task,
+                deadlines=job.deadlines,
+                residual=self._state.residual,
+                key=self._key,
+                network=self._network,
+                shard=self._shard,
+                rng=np.random.Generator(np.random.PCG64(int.from_bytes(rounding, "big"))),
+                max_bytes=self._limits.max_outbox_bytes,
+            )
+        except InvalidMessage as error:
+            self._abandon(error.reason, str(error))
+            raise
+        self._job = None
+        self._persist(
+            Changes(
+                sequence=self._state.sequence + 1,
+                last_signed_round=made.entry.round,
+                outbox=made.entry,
+                residual=made.residual,
+            )
+        )
+        self._notice(
+            Event.SIGNED,
+            made.entry.round,
+            ReasonCode.OK,
+            f"{len(made.entry.update)} bytes, {trained.num_examples} examples, "
+            f"{trained.num_steps} steps, mean loss {trained.mean_loss:.4f}",
+        )
+        self._outbox.put(made.entry, now_ms)
+        if self._is_connected:
+            self._send_due(now_ms)
+
+    def _on_training_failed(self, failed: TrainingFailed) -> None:
+        if self._job is None or self._job.round.number != failed.round:
+            raise StaleRound(f"a training result for round {failed.round}, which is over")
+        self._abandon(failed.reason, failed.detail)
+        self._reject(failed.reason, failed.detail)
+
+    def _abandon(self, reason: ReasonCode, detail: str) -> None:
+        """Give the round up; it is not begun again, because its announcement is known."""
+        if self._job is not None:
+            self._notice(Event.ABANDONED, self._job.round.number, reason, detail)
+            self._job = None
+        self._unsubscribe(self._fetcher.stop())
+
+    # Sending and answers
+
+    def _send_due(self, now_ms: int) -> None:
+        update = self._outbox.take_due(now_ms)
+        if update is not None:
+            self._effects.append(
+                Publish(
+                    topic=self._topics.update(self.id), payload=update, qos=QOS, is_retained=False
+                )
+            )
+
+    def _on_receipt(self, payload: bytes, now_ms: int) -> None:
+        entry = self._outbox.entry
+        signed = self._gate.open_receipt(
+            payload,
+            round_=self._state.last_signed_round,
+            update_payload=None if entry is None else entry.payload,
+            known=self._state.receipts,
+        )
+        if signed is None:
+            return
+        receipt = signed.receipt
+        self._tally.add_answer(receipt.reason)
+        if receipt.stage is Stage.VERDICT:
+            self._on_verdict(signed, now_ms)
+        else:
+            self._on_intake(signed, now_ms)
+
+    def _on_intake(self, signed: SignedReceipt, now_ms: int) -> None:
+        receipt, entry = signed.receipt, self._outbox.entry
+        if receipt.reason in HOLDING:
+            if entry is not None and not entry.is_held and receipt.payload == entry.payload:
+                held = replace(entry, is_held=True)
+                self._outbox.hold(held)
+                self._persist(Changes(receipt=signed, outbox=held))
+                self._notice(Event.HELD, receipt.round, receipt.reason)
+            return
+        if entry is None or entry.is_held:
+            return
+        self._outbox.on_refusal(receipt, now_ms)
+        if receipt.reason not in TRANSIENT:
+            self._persist(Changes(receipt=signed))
+        self._notice(Event.REFUSED, receipt.round, receipt.reason)
+
+    def _on_verdict(self, signed: SignedReceipt, now_ms: int) -> None:
+        receipt = signed.receipt
+        self._notice(
+            Event.VERDICT,
+            receipt.round,
+            receipt.reason,
+            f"score {receipt.score}, reward {receipt.reward}",
+        )
+        if self._outbox.entry is None:
+            self._persist(Changes(receipt=signed))
+        else:
+            self._close_outbox(signed, now_ms)
+
+    def _close_outbox(self, verdict: SignedReceipt | None, now_ms: int) -> None:
+        """Drop the update; where it never counted, its content returns to the residual."""
+        entry = self._outbox.entry
+        if entry is None:
+            return
+        if verdict is not None:
+            reason = verdict.receipt.reason
+            has_counted = reason is ReasonCode.OK or reason in KEPT_OUT
+        else:
+            reason = self._outbox.refusal or ReasonCode.STALE_ROUND
+            has_counted = entry.is_held or reason in KEPT_OUT
+        residual = None if has_counted else give_back(entry, self._state.residual)
+        self._outbox.put(None, now_ms)
+        self._persist(Changes(clears_outbox=True, residual=residual, receipt=verdict))
+        if residual is not None:
+            self._notice(Event.RETURNED, entry.round, reason)
+
+    # Bookkeeping
+
+    def _persist(self, changes: Changes) -> None:
+        """Every write carries the counters along; none is made for them alone."""
+        complete = self._tally.complete(changes, self._state)
+        self._state = apply_changes(self._state, complete)
+        self._effects.append(Persist(changes=complete))
+
+    def _reject(self, reason: ReasonCode, detail: str) -> None:
+        notice = self._tally.add_rejection(reason, detail)
+        if notice is not None:
+            self._effects.append(notice)
+
+    def _notice(self, event: Event, round_: int, reason: ReasonCode, detail: str = "") -> None:
+        self._effects.append(Notice(event=event, round=round_, reason=reason, detail=detail))
+
+    def _unsubscribe(self, blobs: tuple[Digest, ...]) -> None:
+        if blobs and self._is_connected:
+            self._effects.append(Unsubscribe(topics=self._chunk_filters(blobs)))
+
+    def _chunk_filters(self, blobs: tuple[Digest, ...]) -> tuple[str, ...]:
+        return tuple(self._topics.chunks(blob) for blob in blobs)

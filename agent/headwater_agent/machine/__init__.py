@@ -1,0 +1,1 @@
+"""The parts of the device's state machine: no clock, no entropy, no I/O."""

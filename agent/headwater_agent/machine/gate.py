@@ -1,0 +1,147 @@
+"""What a device believes: statements of its shard's committee that nothing newer has replaced.
+
+Cheap checks come first, because a verification costs a slow device a few milliseconds and a flood
+of forgeries should not.
+"""
+
+from collections.abc import Iterable
+
+from headwater_agent.errors import NotDelegate, StaleRound, WrongDigest
+from headwater_agent.state import NO_ROUND
+from headwater_protocol.chain.block import NO_DIGEST
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.errors import OutOfBounds
+from headwater_protocol.identifiers import ChainId, DeviceId, Digest, Height, Network, RoundNumber
+from headwater_protocol.messages.announcement import (
+    Announcement,
+    decode_announcement,
+    verify_announcement,
+)
+from headwater_protocol.messages.receipt import (
+    Receipt,
+    SignedReceipt,
+    decode_receipt,
+    verify_receipt,
+)
+from headwater_protocol.messages.topics import Topic, network_name, parse_topic
+
+
+class Gate:
+    """Lets verified announcements and receipts through.
+
+    Args:
+        network: Pinned.
+        shard: Of the device.
+        device: Whose receipts are meant.
+        committee: Who may certify and answer.
+        verifier: Checks signatures.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        shard: ChainId,
+        device: DeviceId,
+        committee: Committee,
+        verifier: Verifier,
+    ) -> None:
+        self._network = network
+        self._shard = shard
+        self._device = device
+        self._committee = committee
+        self._verifier = verifier
+        self._announced = NO_DIGEST
+        self._announced_round = NO_ROUND
+        self._announced_height = Height(0)
+
+    def open_topic(self, text: str) -> Topic:
+        """The parts of a topic of this shard.
+
+        Raises:
+            BadEncoding: If it is no topic of the protocol.
+            OutOfBounds: If it is another network's or shard's.
+        """
+        topic = parse_topic(text)
+        if topic.network != network_name(self._network) or topic.shard != self._shard:
+            raise OutOfBounds("a topic of another network or shard")
+        return topic
+
+    def open_announcement(
+        self, payload: bytes, *, last_signed_round: RoundNumber
+    ) -> Announcement | None:
+        """A verified announcement that is news; None for the one that was opened last.
+
+        Raises:
+            StaleRound: If a later round or block is known, or a later round was signed.
+            InvalidMessage: If it does not decode, or more than two thirds did not certify it.
+        """
+        digest = blob_digest(payload)
+        if digest == self._announced:
+            return None
+        announcement = decode_announcement(payload)
+        number, height = announcement.round.number, announcement.header.height
+        if number < max(self._announced_round, last_signed_round):
+            raise StaleRound(f"round {number} is announced after a later one")
+        if height < self._announced_height:
+            raise StaleRound(f"height {height} is announced after a later one")
+        verify_announcement(
+            announcement,
+            network=self._network,
+            shard=self._shard,
+            committee=self._committee,
+            verifier=self._verifier,
+        )
+        self._announced = digest
+        self._announced_round, self._announced_height = number, height
+        return announcement
+
+    def open_receipt(
+        self,
+        payload: bytes,
+        *,
+        round_: RoundNumber,
+        update_payload: Digest | None,
+        known: Iterable[SignedReceipt],
+    ) -> SignedReceipt | None:
+        """A verified receipt that is news; None for what its gateway said before.
+
+        Args:
+            payload: Untrusted.
+            round_: The one that was signed last.
+            update_payload: What a receipt has to name, or zeros for what could not be decoded; None
+                where the update is gone already.
+            known: Receipts on disk.
+
+        Raises:
+            OutOfBounds: If it is for another device or shard.
+            StaleRound: If it is about another round.
+            WrongDigest: If it is about another update.
+            NotDelegate: If its signer is no delegate.
+            InvalidMessage: If it does not decode or its signature does not verify.
+        """
+        signed = decode_receipt(payload)
+        receipt = signed.receipt
+        if receipt.shard != self._shard or receipt.device != self._device:
+            raise OutOfBounds("a receipt for another device or shard")
+        if receipt.round != round_:
+            raise StaleRound(f"a receipt for round {receipt.round}")
+        if update_payload is not None and receipt.payload not in {update_payload, NO_DIGEST}:
+            raise WrongDigest("a receipt for another update")
+        if self._committee.power_of(receipt.gateway) == 0:
+            raise NotDelegate(f"{receipt.gateway.hex()[:16]} is no delegate of {self._shard}")
+        if any(_is_same_answer(receipt, other.receipt) for other in known):
+            return None
+        verify_receipt(signed, network=self._network, verifier=self._verifier)
+        return signed
+
+
+def _is_same_answer(receipt: Receipt, known: Receipt) -> bool:
+    return (receipt.round, receipt.stage, receipt.gateway, receipt.reason) == (
+        known.round,
+        known.stage,
+        known.gateway,
+        known.reason,
+    )

@@ -1,0 +1,70 @@
+"""What a shell tells a device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater_protocol.identifiers import RoundNumber
+from headwater_protocol.reasons import ReasonCode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connecting:
+    """The shell is about to connect; the device answers with `OpenConnection`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The broker took the connection."""
+
+    session: int
+    """Of the `OpenConnection` that it came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """The connection is gone, whoever closed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """The process is about to end; the device says so on its status topic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A message from the broker, wholly untrusted."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """What a `Train` effect led to."""
+
+    round: RoundNumber
+    """Of the request."""
+    delta: NDArray[np.float32]
+    """Shape (num_parameters,): the trained parameters minus the base."""
+    num_examples: int
+    """That the device holds and trained on, at least 1."""
+    num_steps: int = 0
+    """Optimizer steps, for the log."""
+    mean_loss: float = 0.0
+    """Over the steps, for the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFailed:
+    """A `Train` effect came to nothing."""
+
+    round: RoundNumber
+    """Of the request."""
+    reason: ReasonCode
+    detail: str
+    """One line for people."""
+
+
+Input = Connecting | Connected | Disconnected | Stopping | Arrived | Trained | TrainingFailed

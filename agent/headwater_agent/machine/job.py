@@ -1,0 +1,94 @@
+"""The round that a device works on, from the announcement to the trainer's answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater_agent.machine.contribution import Deadlines
+from headwater_agent.machine.effects import Train
+from headwater_agent.machine.limits import DeviceLimits
+from headwater_protocol.chain.round import Round
+from headwater_protocol.chain.task import Task
+from headwater_protocol.crypto.hashing import Domain, hash_bytes
+from headwater_protocol.errors import OutOfBounds, TooLarge
+from headwater_protocol.identifiers import MAX_UNSIGNED, Digest, RoundNumber, TimeMs
+from headwater_protocol.model.fixed_point import (
+    MAX_MODEL_OVERHEAD_BYTES,
+    decode_model,
+    to_float32,
+)
+
+
+@dataclass(slots=True)
+class Job:
+    """One round in work."""
+
+    round: Round
+    task: Task
+    deadlines: Deadlines
+    is_training: bool = False
+    """Whether the trainer has it; before, blobs are fetched."""
+
+
+def compute_deadlines(round_: Round, task: Task, *, block_time_ms: int, now_ms: int) -> Deadlines:
+    """When a round ends on the device's clock; not after `now_ms` if it is over.
+
+    The remaining time goes by the ledger's own clock, so that a device whose clock is behind does
+    not hold an update for days; and by the device's, because a retained announcement may be old.
+    """
+    remaining_ms = max(0, round_.collect_until_ms - block_time_ms)
+    collect_ms = min(round_.collect_until_ms, max(0, now_ms) + remaining_ms)
+    verdict_ms = min(collect_ms + 2 * (task.score_ms + task.attest_ms), MAX_UNSIGNED)
+    return Deadlines(collect_ms=TimeMs(collect_ms), verdict_ms=TimeMs(verdict_ms))
+
+
+def list_blobs(job: Job, limits: DeviceLimits) -> dict[Digest, int]:
+    """The blobs that a job needs, each with its largest size in bytes.
+
+    Raises:
+        TooLarge: If the model is more than the device takes on.
+    """
+    num_parameters = job.task.num_parameters
+    if num_parameters > limits.max_parameters:
+        raise TooLarge("model", size=4 * num_parameters, limit=4 * limits.max_parameters)
+    return {
+        job.round.base: 4 * num_parameters + MAX_MODEL_OVERHEAD_BYTES,
+        job.task.program: limits.max_program_bytes,
+    }
+
+
+def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes) -> Train:
+    """What the trainer is asked for.
+
+    Raises:
+        InvalidMessage: If the base does not decode to the task's model.
+    """
+    task = job.task
+    return Train(
+        round=job.round.number,
+        program_digest=task.program,
+        program=program,
+        tensor_sizes=task.tensor_sizes,
+        parameters=_decode_base(base, task),
+        training=task.training,
+        seed=int.from_bytes(derive_seed(entropy, job.round.number, b"train")[:8], "big") >> 1,
+    )
+
+
+def derive_seed(entropy: bytes, round_: RoundNumber, purpose: bytes) -> Digest:
+    """A secret seed for one purpose in one round, the same after a restart."""
+    return hash_bytes(Domain.SEED, entropy, round_.to_bytes(8, "big"), purpose)
+
+
+def _decode_base(data: bytes, task: Task) -> NDArray[np.float32]:
+    model = decode_model(data, max_parameters=task.num_parameters)
+    if len(model.parameters) != task.num_parameters:
+        raise OutOfBounds(
+            f"the base has {len(model.parameters)} parameters, not {task.num_parameters}"
+        )
+    if model.fraction_bits != task.fraction_bits:
+        raise OutOfBounds(
+            f"the base has {model.fraction_bits} fraction bits, not {task.fraction_bits}"
+        )
+    return to_float32(model)

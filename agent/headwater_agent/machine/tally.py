@@ -1,0 +1,60 @@
+"""Counts by reason: what the device refused, and what it was answered.
+
+Counting must not cost a write a message, or a flood would wear out the disk; the counts go along
+with whatever is written next.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from headwater_agent.machine.effects import Rejected
+from headwater_agent.state import Changes, Counts, DeviceState
+from headwater_protocol.reasons import ReasonCode
+
+
+class Tally:
+    """Two maps with at most one entry a reason code.
+
+    Args:
+        rejections: From before a restart.
+        answers: From before a restart.
+    """
+
+    def __init__(self, *, rejections: Counts, answers: Counts) -> None:
+        self._rejections = dict(rejections)
+        self._answers = dict(answers)
+
+    @property
+    def rejections(self) -> Mapping[ReasonCode, int]:
+        """Inputs refused."""
+        return MappingProxyType(self._rejections)
+
+    @property
+    def answers(self) -> Mapping[ReasonCode, int]:
+        """Receipts taken."""
+        return MappingProxyType(self._answers)
+
+    def add_rejection(self, reason: ReasonCode, detail: str) -> Rejected | None:
+        """Count one; the effect for the 1st, 2nd, 4th, 8th and so on, else None."""
+        count = self._rejections.get(reason, 0) + 1
+        self._rejections[reason] = count
+        if count & (count - 1):
+            return None
+        return Rejected(reason=reason, count=count, detail=detail)
+
+    def add_answer(self, reason: ReasonCode) -> None:
+        """Count one."""
+        self._answers[reason] = self._answers.get(reason, 0) + 1
+
+    def complete(self, changes: Changes, state: DeviceState) -> Changes:
+        """`changes` with the counts that differ from those in `state`."""
+        return replace(
+            changes,
+            rejections=_changed(self._rejections, state.rejections),
+            answers=_changed(self._answers, state.answers),
+        )
+
+
+def _changed(counts: Counts, persisted: Counts) -> Counts | None:
+    return None if counts == persisted else MappingProxyType(dict(sorted(counts.items())))

@@ -1,0 +1,221 @@
+"""One MQTT session on paho-mqtt 2, driven from outside and without a thread of its own.
+
+A client is made anew for each session: its will has the session's number, and nothing that paho
+queued in an earlier session can be sent again behind the state machine's back. MQTT 3.1.1, because
+the embedded broker speaks no other version.
+"""
+
+import ssl
+from collections import deque
+from typing import Final
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode as MqttReasonCode
+
+from headwater_agent.config import BrokerAddress, Login, Tls
+from headwater_agent.machine.effects import OpenConnection, Publish
+from headwater_agent.machine.inputs import Arrived, Connected, Input
+from headwater_protocol.errors import ConfigError, TransportError
+from headwater_protocol.messages.announcement import MAX_ANNOUNCEMENT_BYTES
+from headwater_protocol.messages.chunk import MAX_CHUNK_MESSAGE_BYTES
+from headwater_protocol.messages.topics import MAX_TOPIC_CHARACTERS
+
+KEEPALIVE_S: Final = 60
+CONNECT_TIMEOUT_S: Final = 10.0
+MAX_INFLIGHT: Final = 8
+"""Unacknowledged messages to the broker; a device has two kinds to send."""
+MAX_QUEUED: Final = 16
+"""Messages behind these; what does not fit is sent again by the state machine."""
+MAX_PACKET_BYTES: Final = (
+    max(MAX_ANNOUNCEMENT_BYTES, MAX_CHUNK_MESSAGE_BYTES) + MAX_TOPIC_CHARACTERS + 64
+)
+"""Of an incoming message; a larger one ends the connection before it is read."""
+
+
+class Connection:
+    """A session, from the attempt to connect to its end.
+
+    Args:
+        address: Of the broker.
+        opening: Session and will.
+        client_id: Names the device to the broker.
+        login: If the broker asks for one.
+        tls: For `mqtts://`.
+
+    Raises:
+        TransportError: If the broker cannot be reached.
+        ConfigError: If a certificate or the password cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: BrokerAddress,
+        opening: OpenConnection,
+        client_id: str,
+        login: Login | None,
+        tls: Tls,
+    ) -> None:
+        self._session = opening.session
+        self._inputs: deque[Input] = deque()
+        self.is_connected = False
+        self.is_closed = False
+        self.problem = ""
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=True,
+            protocol=mqtt.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(MAX_INFLIGHT)
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.will_set(
+            opening.will.topic,
+            opening.will.payload,
+            qos=opening.will.qos,
+            retain=opening.will.is_retained,
+        )
+        if login is not None:
+            client.username_pw_set(login.username, _read_password(login))
+        if address.uses_tls:
+            client.tls_set_context(_make_tls_context(tls))
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        self._client = client
+        try:
+            client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
+        except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
+            raise TransportError(f"{address}: {error}") from error
+
+    def fileno(self) -> int:
+        """The socket's, for `select`; -1 once it is closed."""
+        socket = self._client.socket()
+        return -1 if socket is None else socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether bytes wait for the socket to take them."""
+        return self._client.want_write()
+
+    @property
+    def has_buffered_bytes(self) -> bool:
+        """Whether TLS holds bytes that `select` does not see."""
+        socket = self._client.socket()
+        return isinstance(socket, ssl.SSLSocket) and socket.pending() > 0
+
+    def handle(self, *, can_read: bool, can_write: bool) -> list[Input]:
+        """Move bytes and return what came of it, in order."""
+        try:
+            if can_read:
+                self._client.loop_read()
+                self._refuse_oversized()
+            if can_write:
+                self._client.loop_write()
+            self._client.loop_misc()
+        except Exception as error:
+            # paho indexes into packets that a hostile broker may have cut short; whatever that
+            # raises, the session is over and the process is not.
+            self._close(f"{type(error).__name__}: {error}")
+        if self.fileno() < 0 and not self.is_closed:
+            self._close("the socket is closed")
+        inputs = list(self._inputs)
+        self._inputs.clear()
+        return inputs
+
+    def publish(self, message: Publish) -> None:
+        """Send a message, or drop it when too many wait."""
+        self._client.publish(
+            message.topic, message.payload, qos=message.qos, retain=message.is_retained
+        )
+
+    def subscribe(self, topics: tuple[str, ...]) -> None:
+        """Listen at QoS 1."""
+        self._client.subscribe([(topic, 1) for topic in topics])
+
+    def unsubscribe(self, topics: tuple[str, ...]) -> None:
+        """Listen no more."""
+        self._client.unsubscribe(list(topics))
+
+    def disconnect(self) -> None:
+        """Say goodbye, so that the broker keeps the will to itself."""
+        self._client.disconnect()
+
+    def abort(self) -> None:
+        """Close the socket without a goodbye."""
+        socket = self._client.socket()
+        if socket is not None:
+            socket.close()
+        self.is_closed = True
+
+    def _refuse_oversized(self) -> None:
+        # paho offers no limit under MQTT 3.1.1; the announced length of the packet that is being
+        # read is only here.
+        announced = int(self._client._in_packet["remaining_length"])
+        if announced > MAX_PACKET_BYTES:
+            self._close(f"a message of {announced} bytes, the limit is {MAX_PACKET_BYTES}")
+
+    def _close(self, problem: str) -> None:
+        self.problem = self.problem or problem
+        self.abort()
+
+    def _on_connect(
+        self,
+        client: mqtt.Client,
+        userdata: object,
+        flags: mqtt.ConnectFlags,
+        reason: MqttReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._close(f"the broker refused the connection: {reason}")
+        else:
+            self.is_connected = True
+            self._inputs.append(Connected(session=self._session))
+
+    def _on_disconnect(
+        self,
+        client: mqtt.Client,
+        userdata: object,
+        flags: mqtt.DisconnectFlags,
+        reason: MqttReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self.problem = self.problem or str(reason)
+        self.is_closed = True
+
+    def _on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._inputs.append(Arrived(topic=topic, payload=bytes(message.payload)))
+
+
+def _read_password(login: Login) -> str | None:
+    if login.password_file is None:
+        return None
+    try:
+        with login.password_file.open(encoding="utf-8") as file:
+            return file.readline(4_096).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "login.password_file", f"{login.password_file}: {error}", fix="name a readable file"
+        ) from None
+
+
+def _make_tls_context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(
+            cafile=None if tls.ca_file is None else str(tls.ca_file)
+        )
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("tls", str(error), fix="check the files that [tls] names") from None
+    return context

@@ -1,0 +1,272 @@
+"""The loop around a device: read, call the machine, perform its effects, wait.
+
+One thread does it all; training alone has another, whose results come in through a queue and a
+socket pair that ends the wait. The loop holds no rules: what is sent and when is the machine's
+matter, and the only waits that are its own are those between attempts to reach a broker.
+"""
+
+import logging
+import secrets
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from headwater_agent.config import AgentConfig
+from headwater_agent.device import Device
+from headwater_agent.machine.backoff import Jitter, compute_wait_ms
+from headwater_agent.machine.effects import (
+    Effect,
+    Notice,
+    OpenConnection,
+    Persist,
+    Publish,
+    Rejected,
+    Subscribe,
+    Train,
+    Unsubscribe,
+)
+from headwater_agent.machine.inputs import (
+    Connected,
+    Connecting,
+    Disconnected,
+    Input,
+    Stopping,
+    Trained,
+    TrainingFailed,
+)
+from headwater_agent.shell.connection import CONNECT_TIMEOUT_S, Connection
+from headwater_agent.store import StateStore
+from headwater_agent.training import TrainingWorker, TrainsPrograms
+from headwater_protocol.errors import TransportError
+
+MAX_WAIT_MS: Final = 1_000
+"""Longest wait in `select`: keepalives and a clock that was set are seen within this time."""
+FIRST_RECONNECT_MS: Final = 1_000
+MAX_RECONNECT_MS: Final = 60_000
+STABLE_S: Final = 30.0
+"""A connection that held so long starts the waits anew; a broker that drops it at once does not."""
+FLUSH_TIMEOUT_S: Final = 2.0
+"""How long a stopping device tries to get its farewell out."""
+
+_log = logging.getLogger("headwater.agent")
+
+
+def utc_ms() -> int:
+    """Milliseconds since 1970-01-01 UTC, as far as this machine knows."""
+    return time.time_ns() // 1_000_000
+
+
+class MqttShell:
+    """Runs one device until it is told to stop.
+
+    Args:
+        device: The machine.
+        store: Takes its `Persist` effects.
+        training: Runs its `Train` effects.
+        config: Brokers, login and TLS.
+        clock: UTC in milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: Device,
+        store: StateStore,
+        training: TrainsPrograms,
+        config: AgentConfig,
+        clock: Callable[[], int] = utc_ms,
+    ) -> None:
+        self._device = device
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._jitter = Jitter(secrets.token_bytes(32))
+        self._connection: Connection | None = None
+        self._connect_by_s = 0.0
+        self._connected_at_s = 0.0
+        self._broker_index = 0
+        self._attempt = 0
+        self._attempt_at_s = 0.0
+        self._is_stopping = False
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._results: deque[Trained | TrainingFailed] = deque(maxlen=2)
+        """One run at work and one done; an older result is of an older round."""
+        self._worker = TrainingWorker(training, deliver=self._on_result)
+
+    def stop(self) -> None:
+        """End `run` soon; may be called from a signal handler or another thread."""
+        self._is_stopping = True
+        self._wake()
+
+    def run(self) -> None:
+        """Serve the device until `stop`.
+
+        Raises:
+            StorageError: If its state cannot be written; going on could break a promise.
+            ConfigError: If certificates or the password cannot be read.
+        """
+        try:
+            while not self._is_stopping:
+                self._step()
+            self._say_goodbye()
+        finally:
+            if self._connection is not None:
+                self._connection.abort()
+            self._worker.stop()
+            self._wake_reader.close()
+            self._wake_writer.close()
+
+    def _step(self) -> None:
+        if self._connection is None and time.monotonic() >= self._attempt_at_s:
+            self._tell(Connecting())
+        self._wait()
+        while self._results:
+            self._tell(self._results.popleft())
+        due_ms = self._device.next_timer()
+        if due_ms is not None and due_ms <= self._clock():
+            self._device.on_timer(self._clock())
+            self._perform_all()
+
+    def _wait(self) -> None:
+        connection = self._connection
+        readers: list[socket.socket | Connection] = [self._wake_reader]
+        writers: list[Connection] = []
+        timeout_s = self._compute_timeout_s()
+        if connection is not None and connection.fileno() >= 0:
+            readers.append(connection)
+            if connection.wants_write:
+                writers.append(connection)
+            if connection.has_buffered_bytes:
+                timeout_s = 0.0
+        elif connection is not None:
+            timeout_s = 0.0  # it broke while something was sent
+        readable, writable, _ = select.select(readers, writers, [], timeout_s)
+        if self._wake_reader in readable:
+            self._wake_reader.recv(4_096)
+        if connection is not None:
+            can_read = connection in readable or connection.has_buffered_bytes
+            self._serve(connection, can_read=can_read, can_write=connection in writable)
+
+    def _serve(self, connection: Connection, *, can_read: bool, can_write: bool) -> None:
+        for message in connection.handle(can_read=can_read, can_write=can_write):
+            if isinstance(message, Connected):
+                self._connected_at_s = time.monotonic()
+                _log.info("event=connected session=%d", message.session)
+            self._tell(message)
+        if not connection.is_connected and time.monotonic() > self._connect_by_s:
+            connection.problem = connection.problem or "no answer to the connection request"
+            connection.abort()
+        if connection.is_closed:
+            self._connection = None
+            if not connection.is_connected:
+                self._broker_index += 1
+            elif time.monotonic() - self._connected_at_s > STABLE_S:
+                self._attempt = 0
+            self._plan_attempt(connection.problem)
+            self._tell(Disconnected())
+
+    def _compute_timeout_s(self) -> float:
+        wait_ms = MAX_WAIT_MS
+        due_ms = self._device.next_timer()
+        if due_ms is not None:
+            wait_ms = min(wait_ms, max(0, due_ms - self._clock()))
+        if self._connection is None:
+            attempt_ms = int((self._attempt_at_s - time.monotonic()) * 1_000) + 1
+            wait_ms = min(wait_ms, max(0, attempt_ms))
+        return wait_ms / 1_000
+
+    def _tell(self, message: Input) -> None:
+        self._device.receive(message, self._clock())
+        self._perform_all()
+
+    def _perform_all(self) -> None:
+        for effect in self._device.effects():
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Persist():
+                self._store.apply(effect.changes)
+            case OpenConnection():
+                self._open(effect)
+            case Train():
+                self._worker.submit(effect)
+            case Notice():
+                _log.info(
+                    "event=%s round=%d reason=%s detail=%r",
+                    *(effect.event, effect.round, effect.reason, effect.detail),
+                )
+            case Rejected():
+                _log.warning(
+                    "event=rejected reason=%s count=%d detail=%r",
+                    *(effect.reason, effect.count, effect.detail),
+                )
+            case Publish() | Subscribe() | Unsubscribe():
+                self._send(effect)
+
+    def _send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            # The machine hears of it next, and sends again once it is connected.
+            return
+        match effect:
+            case Publish():
+                connection.publish(effect)
+            case Subscribe():
+                connection.subscribe(effect.topics)
+            case Unsubscribe():
+                connection.unsubscribe(effect.topics)
+
+    def _open(self, opening: OpenConnection) -> None:
+        brokers = self._config.brokers
+        address = brokers[self._broker_index % len(brokers)]
+        self._connect_by_s = time.monotonic() + CONNECT_TIMEOUT_S
+        try:
+            self._connection = Connection(
+                address=address,
+                opening=opening,
+                client_id=self._device.id.hex(),
+                login=self._config.login,
+                tls=self._config.tls,
+            )
+        except TransportError as error:
+            self._broker_index += 1
+            self._plan_attempt(str(error))
+
+    def _plan_attempt(self, problem: str) -> None:
+        wait_ms = compute_wait_ms(
+            attempt=self._attempt,
+            first_ms=FIRST_RECONNECT_MS,
+            max_ms=MAX_RECONNECT_MS,
+            jitter=self._jitter,
+        )
+        self._attempt += 1
+        self._attempt_at_s = time.monotonic() + wait_ms / 1_000
+        _log.warning("event=disconnected retry_ms=%d detail=%r", wait_ms, problem)
+
+    def _say_goodbye(self) -> None:
+        self._tell(Stopping())
+        connection = self._connection
+        if connection is None or not connection.is_connected:
+            return
+        connection.disconnect()
+        end_s = time.monotonic() + FLUSH_TIMEOUT_S
+        while not connection.is_closed and connection.wants_write and time.monotonic() < end_s:
+            _, writable, _ = select.select([], [connection], [], 0.1)
+            connection.handle(can_read=False, can_write=bool(writable))
+
+    def _on_result(self, result: Trained | TrainingFailed) -> None:
+        self._results.append(result)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._wake_writer.send(b"\0")
+        except OSError:
+            # Full means that a byte is there already; closed, that nobody waits.
+            return

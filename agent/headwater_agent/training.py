@@ -1,0 +1,160 @@
+"""Runs `Train` effects with the TFLite trainer: one thread, one request at work, one waiting.
+
+Training takes seconds to minutes, so it must not hold up the connection. A round that is newer than
+the waiting one replaces it. Nothing that goes wrong in a run stops the device: it is reported with
+a reason code, and the next round is tried afresh.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater_agent.data import Dataset
+from headwater_agent.errors import WrongDigest
+from headwater_agent.machine.effects import Train
+from headwater_agent.machine.inputs import Trained, TrainingFailed
+from headwater_models.plan import OptimizerKind, TrainingPlan
+from headwater_protocol.chain.task import Training
+from headwater_protocol.errors import HeadwaterError, InvalidMessage, OutOfBounds
+from headwater_protocol.reasons import ReasonCode
+
+STOP_TIMEOUT_S: Final = 2.0
+"""How long a stopping process waits for a run; the run is lost, and trained again next time."""
+
+Deliver = Callable[[Trained | TrainingFailed], None]
+
+
+class TrainsPrograms(Protocol):
+    """What runs a request; a test or another runtime may stand in."""
+
+    def run(self, request: Train) -> Trained | TrainingFailed:
+        """Train once; report what went wrong instead of raising it."""
+        ...
+
+
+class LocalTraining:
+    """Trains on one dataset, and keeps the interpreter of the last program."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        # Imported here, because the runtime is an extra and takes memory.
+        from headwater_models.trainer import Trainer  # noqa: PLC0415
+
+        self._dataset = dataset
+        self._make_trainer = Trainer
+        self._trainer: Trainer | None = None
+
+    def run(self, request: Train) -> Trained | TrainingFailed:
+        """Train once on the dataset.
+
+        Everything that can be wrong with a program, a base, a plan or the data comes back as
+        `TrainingFailed`: a failed run must not stop the device.
+        """
+        try:
+            return self._run(request)
+        except InvalidMessage as error:
+            reason, detail = error.reason, str(error)
+        except HeadwaterError as error:
+            reason, detail = ReasonCode.OUT_OF_BOUNDS, str(error)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            reason, detail = ReasonCode.UNAVAILABLE, f"{type(error).__name__}: {error}"
+        return TrainingFailed(round=request.round, reason=reason, detail=detail)
+
+    def _run(self, request: Train) -> Trained:
+        from headwater_models.program import Program  # noqa: PLC0415
+
+        if self._trainer is None or self._trainer.program.digest != request.program_digest:
+            # Two interpreters at once could be too much for a small device.
+            self._trainer = None
+            program = Program(request.program)
+            if program.digest != request.program_digest:
+                raise WrongDigest("the program is another one than the task's")
+            self._trainer = self._make_trainer(program)
+        program = self._trainer.program
+        if program.tensor_sizes != request.tensor_sizes:
+            raise OutOfBounds(
+                f"the program has {program.num_parameters} parameters in "
+                f"{len(program.tensor_sizes)} tensors, the task says "
+                f"{sum(request.tensor_sizes)} in {len(request.tensor_sizes)}"
+            )
+        _require_finite(request.parameters)
+        result = self._trainer.train(
+            request.parameters,
+            self._dataset.reshaped(program.input_shape),
+            self._dataset.labels,
+            training_plan(request.training),
+            np.random.Generator(np.random.PCG64(request.seed)),
+        )
+        if not math.isfinite(result.mean_loss):
+            raise OutOfBounds(f"the loss became {result.mean_loss}; the training diverged")
+        return Trained(
+            round=request.round,
+            delta=result.delta,
+            num_examples=result.num_examples,
+            num_steps=result.num_steps,
+            mean_loss=result.mean_loss,
+        )
+
+
+def training_plan(training: Training) -> TrainingPlan:
+    """A task's plan as the trainer takes it."""
+    return TrainingPlan(
+        optimizer=OptimizerKind(training.optimizer.value),
+        learning_rate_millionths=training.learning_rate_millionths,
+        momentum_thousandths=training.momentum_thousandths,
+        local_epochs=training.local_epochs,
+        max_steps=training.max_steps,
+        batch_size=training.batch_size,
+        proximal_millionths=training.proximal_millionths,
+        clip_norm_thousandths=training.clip_norm_thousandths,
+    )
+
+
+class TrainingWorker:
+    """One thread in front of a trainer.
+
+    Args:
+        training: Runs the requests, always in the worker's thread.
+        deliver: Called in that thread with each outcome.
+    """
+
+    def __init__(self, training: TrainsPrograms, *, deliver: Deliver) -> None:
+        self._training = training
+        self._deliver = deliver
+        self._condition = threading.Condition()
+        self._waiting: Train | None = None
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Train) -> None:
+        """Run `request` when the current one is done; a waiting one is replaced."""
+        with self._condition:
+            self._waiting = request
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """End the thread; a run that does not end in time is left to the process's end."""
+        with self._condition:
+            self._is_stopping = True
+            self._condition.notify()
+        self._thread.join(STOP_TIMEOUT_S)
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while self._waiting is None and not self._is_stopping:
+                    self._condition.wait()
+                if self._is_stopping:
+                    return
+                request, self._waiting = self._waiting, None
+            if request is not None:
+                self._deliver(self._training.run(request))
+
+
+def _require_finite(parameters: NDArray[np.float32]) -> None:
+    if not bool(np.isfinite(parameters).all()):
+        raise OutOfBounds("the base holds NaN or infinity")

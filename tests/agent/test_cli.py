@@ -1,0 +1,171 @@
+"""The command line: set up, ask, run, stop, and be told what to do in one line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.agent_support import Net
+
+from headwater_agent.cli import main
+from headwater_agent.keyfile import load_key
+from headwater_protocol.chain.genesis import encode_genesis
+from headwater_protocol.errors import ConfigError
+
+NET = Net(num_delegates=1)
+
+
+def run_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+def make_home(path: Path) -> Path:
+    """A configured device whose broker does not exist."""
+    (path / "genesis.cbor").write_bytes(encode_genesis(NET.genesis))
+    np.savez(path / "own.npz", features=np.ones((4, 64)), labels=np.arange(4))
+    config = path / "agent.toml"
+    arguments = ["init", "--config", str(config), "--broker", "mqtt://127.0.0.1:9"]
+    assert main([*arguments, "--network", NET.network.hex(), "--data", "own.npz"]) == 0
+    return config
+
+
+def test_help_loads_neither_numpy_nor_a_broker_client() -> None:
+    script = (
+        "import sys\n"
+        "from headwater_agent.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'paho', 'cbor2', 'Crypto', 'sqlite3', 'tflite_runtime'}"
+        " & set(sys.modules)))\n"
+    )
+    done = run_process("-c", script)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "init" in done.stdout
+
+
+def test_help_is_instant() -> None:
+    durations = []
+    for _ in range(3):
+        start_s = time.monotonic()
+        assert run_process("-m", "headwater_agent.cli", "--help").returncode == 0
+        durations.append(time.monotonic() - start_s)
+    assert min(durations) < 0.3
+
+
+def test_init_makes_a_private_key_and_tells_the_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_home(tmp_path)
+    device = capsys.readouterr().out.strip()
+    assert re.fullmatch("[0-9a-f]{64}", device)
+    key_file = tmp_path / "device.key"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert load_key(key_file).device.hex() == device
+    assert main(["id", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.strip() == device
+
+
+def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_home(tmp_path)
+    before = (tmp_path / "device.key").read_text(), config.read_text()
+    for name in ("agent.toml", "other.toml", "third.toml"):
+        assert main(["init", "--config", str(tmp_path / name)]) == 2
+        (tmp_path / "device.db").unlink(missing_ok=True)
+    assert (tmp_path / "device.key").read_text() == before[0]
+    assert config.read_text() == before[1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("headwater-agent: ") for line in lines)
+
+
+def test_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    make_home(tmp_path)
+    path = tmp_path / "device.key"
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_key(path)
+    path.chmod(0o600)
+    path.write_text("not a key")
+    with pytest.raises(ConfigError, match="64 hexadecimal"):
+        load_key(path)
+
+
+def spoil(config: Path, old: str, new: str) -> None:
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"device.key"', '"none.key"', "none.key does not exist"),
+        ('"genesis.cbor"', '"none.cbor"', "none.cbor"),
+        ('"genesis.cbor"', '"own.npz"', "genesis"),
+        ('"own.npz"', '"none.npz"', "none.npz does not exist"),
+        ('"device.db"', '"lost.db"', "--new-state"),
+        ('"shard-1"', '"shard-9"', "shard-9 is not in the genesis"),
+        (NET.network.hex(), "00" * 32, "network"),
+        ("weight = 1", "weight = 9999999", "weight"),
+        ("weight = 1", "wait = 1", "wait"),
+    ],
+)
+def test_run_says_in_one_line_what_to_correct(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:
+    config = make_home(tmp_path)
+    spoil(config, old, new)
+    capsys.readouterr()
+    assert main(["run", "--config", str(config), "--log-level", "error"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        main(["id", "--debug", "--config", str(tmp_path / "none.toml")])
+
+
+def test_missing_extra_names_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_home(tmp_path)
+    capsys.readouterr()
+    for module in ("paho", "tflite_runtime"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "importlib.util.find_spec",
+                lambda name, hidden=module: None if name in {hidden, "ai_edge_litert"} else name,
+            )
+            assert main(["run", "--config", str(config)]) == 2
+        assert 'pip install "headwater[agent]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_retries_an_absent_broker_and_stops_cleanly_on_a_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    config = make_home(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headwater_agent.cli", "run", "--config", str(config)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines = [process.stderr.readline(), process.stderr.readline()]
+    os.kill(process.pid, number)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=10) == 0
+    assert "event=started" in lines[0]
+    assert "event=disconnected" in lines[1]
+    assert rest.splitlines()[-1].endswith(lines[0].split("device=")[1].split()[0])
+    assert "Traceback" not in rest

@@ -1,0 +1,125 @@
+"""Training on the device: a real program, and every way in which a request can be wrong."""
+
+import queue
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.support.agent_support import make_task
+
+from headwater_agent.data import Dataset
+from headwater_agent.machine.effects import Train
+from headwater_agent.machine.inputs import Trained, TrainingFailed
+from headwater_agent.training import LocalTraining, TrainingWorker, training_plan
+from headwater_models.program import Program
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.identifiers import RoundNumber
+from headwater_protocol.reasons import ReasonCode
+
+MLP = Program.load("mlp-64-32-10")
+HUGE = (np.random.default_rng(1).normal(size=MLP.num_parameters) * 1e25).astype(np.float32)
+
+
+def make_dataset(num_examples: int = 40, **changes: object) -> Dataset:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, num_examples).astype(np.int32)
+    features = rng.random((num_examples, 64), dtype=np.float32)
+    features[np.arange(num_examples), labels] += 3
+    return replace(Dataset(features=features, labels=labels), **changes)  # type: ignore[arg-type]
+
+
+def make_request(**changes: object) -> Train:
+    request = Train(
+        round=RoundNumber(1),
+        program_digest=blob_digest(MLP.data),
+        program=MLP.data,
+        tensor_sizes=MLP.tensor_sizes,
+        parameters=np.zeros(MLP.num_parameters, np.float32),
+        training=make_task().training,
+        seed=5,
+    )
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def test_request_is_trained_and_the_same_again() -> None:
+    training = LocalTraining(make_dataset())
+    first, second = training.run(make_request()), LocalTraining(make_dataset()).run(make_request())
+    assert isinstance(first, Trained)
+    assert isinstance(second, Trained)
+    assert first.delta.shape == (MLP.num_parameters,)
+    assert first.num_examples == 40
+    assert float(np.abs(first.delta).sum()) > 0
+    np.testing.assert_array_equal(first.delta, second.delta)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"program": b"no program", "program_digest": b"x" * 32}, ReasonCode.BAD_ENCODING),
+        ({"program_digest": b"x" * 32}, ReasonCode.WRONG_DIGEST),
+        ({"tensor_sizes": (1, 2)}, ReasonCode.OUT_OF_BOUNDS),
+        ({"parameters": np.zeros(5, np.float32)}, ReasonCode.OUT_OF_BOUNDS),
+        ({"parameters": np.full(MLP.num_parameters, np.nan, "f4")}, ReasonCode.OUT_OF_BOUNDS),
+        ({"parameters": HUGE}, ReasonCode.OUT_OF_BOUNDS),
+    ],
+)
+def test_bad_request_comes_back_with_a_reason(
+    changes: dict[str, object], reason: ReasonCode
+) -> None:
+    result = LocalTraining(make_dataset()).run(make_request(**changes))
+    assert isinstance(result, TrainingFailed)
+    assert result.reason is reason
+    assert "\n" not in result.detail
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Dataset(features=np.ones((3, 5), np.float32), labels=np.zeros(3, np.int32)),
+        Dataset(features=np.ones((3, 64), np.float32), labels=np.full(3, 10, np.int32)),
+    ],
+)
+def test_data_that_does_not_fit_the_program_comes_back_with_a_reason(dataset: Dataset) -> None:
+    result = LocalTraining(dataset).run(make_request())
+    assert isinstance(result, TrainingFailed)
+    assert result.reason is ReasonCode.OUT_OF_BOUNDS
+
+
+def test_plan_has_every_field_of_the_task() -> None:
+    training = make_task().training
+    plan = training_plan(training)
+    names = type(training).__dataclass_fields__
+    assert {name: getattr(plan, name) for name in names} == {
+        name: getattr(training, name) for name in names
+    }
+
+
+class SlowTraining:
+    """Runs when it is let, and remembers what it ran."""
+
+    def __init__(self) -> None:
+        self.started = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+        self.rounds: list[int] = []
+
+    def run(self, request: Train) -> TrainingFailed:
+        self.rounds.append(request.round)
+        self.started.release()
+        self.let.acquire()
+        return TrainingFailed(round=request.round, reason=ReasonCode.BUSY, detail="")
+
+
+def test_waiting_request_is_replaced_by_a_newer_one() -> None:
+    results: queue.Queue[object] = queue.Queue()
+    training = SlowTraining()
+    worker = TrainingWorker(training, deliver=results.put)
+    worker.submit(make_request(round=RoundNumber(1)))
+    assert training.started.acquire(timeout=2)
+    for number in range(2, 100):
+        worker.submit(make_request(round=RoundNumber(number)))
+    training.let.release(2)
+    for _ in range(2):
+        results.get(timeout=2)
+    worker.stop()
+    assert training.rounds == [1, 99]
