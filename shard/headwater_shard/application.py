@@ -125,6 +125,7 @@ class LedgerApplication:
                 "restore the folder from a backup or fetch the blocks anew"
             )
         self._state, self._height, self._time_ms = state, height, time_ms
+        self._pending.clear()
 
     def next_timer(self) -> int | None:
         """The block time from which an empty block would change something."""

@@ -9,6 +9,7 @@ writing. Every byte of a segment is covered by a digest, so an auditor finds any
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ class BlobStore:
         self._damage: list[BlobDamage] = []
         self._readers: dict[int, BinaryIO] = {}
         self._writer: BinaryIO | None = None
+        # Intake and computation share a store from threads of their own.
+        self._lock = threading.Lock()
         self._segment = 0
         self._end = 0
         try:
@@ -119,7 +122,8 @@ class BlobStore:
             if digest not in self._places:
                 new[digest] = blob
         if new:
-            self._append(new)
+            with self._lock:
+                self._append(new)
         return digests
 
     def put(self, blob: bytes) -> Digest:
@@ -137,9 +141,10 @@ class BlobStore:
         if place is None:
             raise MissingBlob(f"no blob {digest.hex()} in {self._folder}")
         try:
-            reader = self._reader(place.segment)
-            reader.seek(place.offset)
-            data = reader.read(place.size)
+            with self._lock:
+                reader = self._reader(place.segment)
+                reader.seek(place.offset)
+                data = reader.read(place.size)
         except OSError as error:
             raise StorageError(f"{self._path(place.segment)}: {error}") from error
         if blob_digest(data) != digest:
@@ -190,7 +195,8 @@ class BlobStore:
             while offset < size:
                 length, digest = _read_frame(file)
                 end = offset + HEADER_BYTES + length
-                if digest is None or end > size:
+                # No batch is empty, but a file that grew before its bytes came reads as zeros.
+                if digest is None or length == 0 or end > size:
                     self._cut(path, offset, size)
                     return offset
                 is_last = end == size
@@ -267,7 +273,9 @@ class BlobStore:
             self._end = 0
         path = self._path(self._segment)
         is_new = not path.exists()
-        self._writer = path.open("r+b" if path.exists() else "w+b")
+        self._writer = path.open("w+b" if is_new else "r+b")
+        # What a refused write left behind must not be read as a batch after the next one.
+        self._writer.truncate(self._end)
         if is_new:
             # The name must survive a power cut as well as the bytes.
             folder = os.open(self._folder, os.O_RDONLY)

@@ -73,7 +73,7 @@ class ShardEntry:
     epoch_checkpoints: CountField
     """Settled in the current epoch, made from its base."""
     epoch_examples: CountField
-    """Summed over these."""
+    """Summed over these, `MAX_EPOCH_EXAMPLES` at the most."""
     is_final: bool
 
 

@@ -2,7 +2,11 @@
 
 from dataclasses import replace
 
-from headwater_protocol.chain.checkpoint import checkpoint_digest, verify_checkpoint
+from headwater_protocol.chain.checkpoint import (
+    MAX_EPOCH_EXAMPLES,
+    checkpoint_digest,
+    verify_checkpoint,
+)
 from headwater_protocol.chain.transaction import PostCheckpoint
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import Network
@@ -65,6 +69,8 @@ def process_checkpoint(
         )
     verify_checkpoint(body.signed, network=network, committee=entry.committee, verifier=verifier)
     counts = checkpoint.epoch == main.epoch and not main.is_merging
+    # Capped, since a dishonest shard may claim any number, and the sum must fit every store.
+    claimed = entry.epoch_examples + (checkpoint.num_examples if counts else 0)
     draft.put(CHECKPOINTS, checkpoint_key(checkpoint.shard, checkpoint.number), body.signed)
     draft.put(
         SHARDS,
@@ -77,7 +83,7 @@ def process_checkpoint(
             epoch=checkpoint.epoch,
             model=checkpoint.model,
             epoch_checkpoints=entry.epoch_checkpoints + counts,
-            epoch_examples=entry.epoch_examples + (checkpoint.num_examples if counts else 0),
+            epoch_examples=min(claimed, MAX_EPOCH_EXAMPLES),
             is_final=checkpoint.is_final,
         ),
     )

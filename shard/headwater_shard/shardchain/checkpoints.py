@@ -64,11 +64,11 @@ def emit_due_checkpoint(draft: Draft, state: State, context: BlockContext) -> No
 def process_checkpoint_signature(
     draft: Draft, rules: ShardRules, body: SignCheckpoint, sender: ValidatorId, verifier: Verifier
 ) -> None:
-    """Add a delegate's signature to the last checkpoint.
+    """Add a delegate's signature to a checkpoint; a late one settles all that wait behind it.
 
     Raises:
-        InvalidMessage: If the sender is no delegate, signs for another or a second time, or it is
-            not the last checkpoint that is signed.
+        InvalidMessage: If the sender is no delegate, signs for another or a second time, or
+            the shard has no such checkpoint.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
     require_role(
@@ -76,9 +76,11 @@ def process_checkpoint_signature(
         sender=AccountId(sender),
         role="delegate that signs for itself",
     )
-    signed = draft.get(CHECKPOINTS, checkpoint_key(shard.checkpoints))
-    if signed is None or body.checkpoint != shard.last_checkpoint:
-        raise InvalidTransaction(ReasonCode.BROKEN_LINK, "that is not the last checkpoint")
+    signed = draft.get(CHECKPOINTS, checkpoint_key(body.number))
+    if signed is None or body.checkpoint != checkpoint_digest(signed.checkpoint):
+        raise InvalidTransaction(
+            ReasonCode.BROKEN_LINK, f"that is not checkpoint {body.number} of this shard"
+        )
     if any(entry.validator == sender for entry in signed.signatures):
         raise InvalidTransaction(ReasonCode.DUPLICATE, "the checkpoint is signed already")
     message = checkpoint_message(rules.network, signed.checkpoint)
@@ -87,6 +89,6 @@ def process_checkpoint_signature(
     signatures = sorted([*signed.signatures, body.signature], key=lambda entry: entry.validator)
     draft.put(
         CHECKPOINTS,
-        checkpoint_key(shard.checkpoints),
+        checkpoint_key(body.number),
         replace(signed, signatures=tuple(signatures)),
     )

@@ -73,7 +73,8 @@ def next_timer(state: State, rules: ShardRules) -> int | None:
         return 0
     round_ = state.get(ROUNDS, round_key(shard.last_round))
     if round_ is None or round_.phase is RoundPhase.CLOSED:
-        if shard.is_finished or state.count(DEVICES) == 0:
+        task = state.get(TASKS, task_key(shard.task))
+        if shard.is_finished or task is None or state.count(DEVICES) < task.min_updates:
             return None
         return _opens_ms(shard, rules)
     if round_.phase is RoundPhase.COLLECT:
@@ -108,7 +109,7 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
     if context.time_ms < _opens_ms(shard, rules):
         return False
     devices = [(DeviceId(key), device.weight) for key, device in draft.items(DEVICES)]
-    if not devices:
+    if len(devices) < task.min_updates:
         return False
     number = RoundNumber(shard.last_round + 1)
     if shard.correction is not None and shard.correction.reference == shard.model:

@@ -1,0 +1,1 @@
+"""Data for simulated devices: sources and partitions."""

@@ -1,0 +1,1 @@
+"""Simulated devices over a real broker: the device's own machine behind aiomqtt."""

@@ -1,0 +1,38 @@
+"""A verifier that remembers, for thousands of devices and delegates in one process.
+
+Whether a signature holds is a pure function, so an answer given once is given for all who ask.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+
+from headwater_protocol.crypto.signing import is_signature
+
+MAX_REMEMBERED: int = 200_000
+"""Answers kept; each takes about 200 bytes."""
+
+
+class RememberingVerifier:
+    """Checks each signature once; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[bytes, bool] = OrderedDict()
+        self._lock = threading.Lock()
+        self.num_checked = 0
+        """Signatures checked; the rest was remembered."""
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether `signature` is `public_key`'s over `message`."""
+        name = hashlib.blake2b(public_key + signature + message, digest_size=32).digest()
+        with self._lock:
+            known = self._answers.get(name)
+        if known is not None:
+            return known
+        answer = is_signature(public_key, message, signature)
+        with self._lock:
+            self.num_checked += 1
+            self._answers[name] = answer
+            while len(self._answers) > MAX_REMEMBERED:
+                self._answers.popitem(last=False)
+        return answer

@@ -1,0 +1,1 @@
+"""A gateway: takes updates in, serves a shard's delegates, settles with the main chain."""

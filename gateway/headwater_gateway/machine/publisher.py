@@ -1,0 +1,149 @@
+"""Publishing: the open round with its proofs, the blobs that it needs, and verdicts at its end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from headwater_gateway.machine.effects import ClearBlob, Effect, Publish, PublishBlob
+from headwater_gateway.machine.metrics import Metrics
+from headwater_protocol.chain.block import Block, Certificate
+from headwater_protocol.chain.round import Round, RoundPhase
+from headwater_protocol.crypto.signing import SecretKey
+from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.identifiers import (
+    ChainId,
+    Digest,
+    Network,
+    RoundNumber,
+    TimeMs,
+)
+from headwater_protocol.messages.announcement import Announcement, round_key, task_key
+from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
+from headwater_protocol.messages.topics import Topics
+from headwater_shard.shardchain.records import (
+    BATCHES,
+    ROUNDS,
+    SHARD,
+    SHARD_KEY,
+    TASKS,
+    UPDATES,
+    batch_key,
+    update_key,
+)
+from headwater_shard.state.state import State
+
+KEPT_BASES: Final = 2
+"""Models whose pieces stay retained: the open round's base and the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalizedTip:
+    """The last block of a chain with its certificate and the state after it."""
+
+    block: Block
+    certificate: Certificate
+    state: State
+
+
+class Publisher:
+    """What one shard's devices are told."""
+
+    def __init__(
+        self, *, network: Network, shard: ChainId, key: SecretKey, metrics: Metrics
+    ) -> None:
+        self._network = network
+        self._shard = shard
+        self._key = key
+        self._topics = Topics(network, shard)
+        self._metrics = metrics
+        self._announced = RoundNumber(0)
+        self._judged: RoundNumber | None = None
+        self._bases: list[Digest] = []
+        self._program: Digest | None = None
+
+    def on_finalized(self, tip: FinalizedTip, now_ms: int) -> Iterator[Effect]:
+        """Announce a round that opened, and answer the devices of one that closed."""
+        shard = tip.state.get(SHARD, SHARD_KEY)
+        if shard is None:
+            return
+        round_ = tip.state.get(ROUNDS, round_key(shard.last_round))
+        if round_ is None:
+            return
+        yield from self._answer_closed(tip.state, round_, now_ms)
+        if round_.phase is RoundPhase.COLLECT and round_.number != self._announced:
+            yield from self._announce(tip, round_)
+
+    def forget(self) -> None:
+        """Take nothing for published: the broker is another one, or was restarted."""
+        self._announced = RoundNumber(0)
+        self._bases.clear()
+        self._program = None
+
+    def _announce(self, tip: FinalizedTip, round_: Round) -> Iterator[Effect]:
+        task = tip.state.get(TASKS, task_key(round_.task))
+        if task is None:
+            return
+        if self._program != task.program:
+            self._program = task.program
+            yield PublishBlob(shard=self._shard, blob=task.program)
+        if round_.base not in self._bases:
+            self._bases.append(round_.base)
+            yield PublishBlob(shard=self._shard, blob=round_.base)
+            while len(self._bases) > KEPT_BASES:
+                yield ClearBlob(
+                    shard=self._shard,
+                    blob=self._bases.pop(0),
+                    blob_bytes=4 * task.num_parameters,
+                )
+        announcement = Announcement(
+            header=tip.block.header,
+            certificate=tip.certificate,
+            round=round_,
+            round_proof=tip.state.prove(ROUNDS.namespace, round_key(round_.number)),
+            task=task,
+            task_proof=tip.state.prove(TASKS.namespace, task_key(task.task)),
+        )
+        self._announced = round_.number
+        yield Publish(topic=self._topics.round, payload=encode_record(announcement), retain=True)
+
+    def _answer_closed(self, state: State, round_: Round, now_ms: int) -> Iterator[Effect]:
+        """Verdicts of the last closed round; after a restart nobody waits for older ones."""
+        is_closed = round_.phase is RoundPhase.CLOSED
+        number = round_.number if is_closed else RoundNumber(round_.number - 1)
+        if self._judged is None:
+            self._judged = RoundNumber(max(0, number - 1))
+        if number <= self._judged:
+            return
+        self._judged = number
+        closed = state.get(ROUNDS, round_key(number))
+        if closed is None:
+            return
+        metrics = self._metrics.round(self._shard, number)
+        metrics.closed_ms = now_ms
+        for index in range(closed.num_batches):
+            batch = state.get(BATCHES, batch_key(number, index))
+            if batch is None:
+                continue
+            for commit in batch.commits:
+                entry = state.get(UPDATES, update_key(number, commit.device))
+                if entry is None or not entry.is_judged:
+                    continue
+                metrics.judged[commit.device] = entry.reason
+                receipt = Receipt(
+                    stage=Stage.VERDICT,
+                    shard=self._shard,
+                    round=number,
+                    device=commit.device,
+                    payload=commit.payload,
+                    reason=entry.reason,
+                    height=closed.closed_height,
+                    score=entry.score,
+                    reward=entry.reward,
+                    time_ms=TimeMs(now_ms),
+                    gateway=self._key.validator,
+                )
+                yield Publish(
+                    topic=self._topics.receipt(commit.device),
+                    payload=encode_record(sign_receipt(self._key, self._network, receipt)),
+                    retain=False,
+                )

@@ -1,0 +1,1 @@
+"""The gateway's I/O: chains on threads, MQTT through aiomqtt, the embedded broker."""

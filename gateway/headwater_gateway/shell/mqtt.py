@@ -1,0 +1,163 @@
+"""MQTT for a gateway: one aiomqtt connection that comes back by itself.
+
+Kept behind this small interface, so that a hot path can change the client.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiomqtt
+
+from headwater_gateway.machine.effects import Publish
+from headwater_protocol.errors import ConfigError
+from headwater_protocol.messages.update import MAX_UPDATE_BYTES
+
+logger = logging.getLogger(__name__)
+
+CLIENT_LOGGER: Final = logging.getLogger("headwater.mqtt")
+"""aiomqtt warns of every publish that waits, which is what a burst looks like."""
+CLIENT_LOGGER.setLevel(logging.ERROR)
+
+FIRST_RETRY_S: Final = 0.2
+LAST_RETRY_S: Final = 30.0
+MAX_QUEUED_PUBLISHES: Final = 100_000
+"""Messages that wait for the broker; while it is away the oldest are dropped."""
+CONCURRENT_PUBLISHES: Final = 32
+"""Messages under way to the broker without its acknowledgement."""
+DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """Where a broker is, and whether over TLS."""
+
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+    is_tls: bool
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """The parts of `mqtt://[user:password@]host[:port]`, or of `mqtts://…`.
+
+    Raises:
+        ConfigError: If it is no such URL.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError("broker", f"{url!r}: {error}", fix="use mqtt://host:port") from error
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ConfigError("broker", f"{url!r} is no broker", fix="use mqtt://host:port")
+    return BrokerAddress(
+        host=parts.hostname,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        username=parts.username,
+        password=parts.password,
+        is_tls=parts.scheme == "mqtts",
+    )
+
+
+class MqttBus:
+    """Subscribes, hands every message to a callback, and publishes what is queued."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        client_id: str,
+        filters: Sequence[str],
+        on_message: Callable[[str, bytes], None],
+        on_connected: Callable[[], None],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._address = parse_broker_url(url)
+        self._client_id = client_id
+        self._filters = tuple(filters)
+        self._on_message = on_message
+        self._on_connected = on_connected
+        self._tls = tls
+        self._outgoing: asyncio.Queue[Publish] = asyncio.Queue()
+        self.dropped = 0
+        """Messages lost to the queue's limit."""
+        self.is_connected = False
+
+    def publish(self, publish: Publish) -> None:
+        """Queue a message."""
+        while self._outgoing.qsize() >= MAX_QUEUED_PUBLISHES:
+            self._outgoing.get_nowait()
+            self.dropped += 1
+        self._outgoing.put_nowait(publish)
+
+    async def drain(self) -> None:
+        """Wait until all that was queued has been published."""
+        await self._outgoing.join()
+
+    async def run(self) -> None:
+        """Keep a connection up until cancelled."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                async with self._client() as client:
+                    for topic_filter in self._filters:
+                        await client.subscribe(topic_filter, qos=1)
+                    self.is_connected = True
+                    retry_s = FIRST_RETRY_S
+                    self._on_connected()
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(CONCURRENT_PUBLISHES):
+                            group.create_task(self._publish_all(client))
+                        group.create_task(self._receive_all(client))
+            except* aiomqtt.MqttError as group_error:
+                if self.is_connected:
+                    logger.warning("the broker is gone: %s", group_error.exceptions[0])
+                else:
+                    logger.warning("no broker at %s:%d yet", self._address.host, self._address.port)
+            self.is_connected = False
+            # Jitter keeps a fleet of gateways from coming back in step.
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311
+            retry_s = min(LAST_RETRY_S, retry_s * 2)
+
+    def _client(self) -> aiomqtt.Client:
+        tls = self._tls
+        if self._address.is_tls:
+            tls = tls or ssl.create_default_context()
+        return aiomqtt.Client(
+            hostname=self._address.host,
+            port=self._address.port,
+            username=self._address.username,
+            password=self._address.password,
+            identifier=self._client_id,
+            protocol=aiomqtt.ProtocolVersion.V311,
+            tls_context=tls,
+            max_inflight_messages=CONCURRENT_PUBLISHES,
+            max_queued_incoming_messages=0,
+            clean_session=True,
+            logger=CLIENT_LOGGER,
+        )
+
+    async def _receive_all(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            # An oversized message is handed on empty, so that it is refused and counted.
+            payload = message.payload if len(message.payload) <= MAX_UPDATE_BYTES else b""
+            self._on_message(str(message.topic), payload)
+
+    async def _publish_all(self, client: aiomqtt.Client) -> None:
+        while True:
+            publish = await self._outgoing.get()
+            try:
+                await client.publish(publish.topic, publish.payload, qos=1, retain=publish.retain)
+            except aiomqtt.MqttError:
+                # Not lost: it goes out on the next connection.
+                self._outgoing.put_nowait(publish)
+                raise
+            finally:
+                self._outgoing.task_done()

@@ -1,0 +1,331 @@
+"""The gateway's process: performs the machine's effects and brings their results back."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from headwater_gateway.machine.effects import (
+    ClearBlob,
+    ComputeMerge,
+    ComputeRoundModel,
+    Effect,
+    Publish,
+    PublishBlob,
+    ScoreBatch,
+    Submit,
+    TakeIn,
+    Work,
+)
+from headwater_gateway.machine.gateway import Desk, GatewayMachine
+from headwater_gateway.machine.metrics import Metrics
+from headwater_gateway.shell.chain import ChainHost, ChainRunner, StepResult
+from headwater_gateway.shell.mqtt import MqttBus
+from headwater_gateway.worker import (
+    Scorer,
+    ValidationData,
+    check_updates,
+    compute_merge,
+    compute_model,
+)
+from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
+from headwater_protocol.crypto.signing import SecretKey, Verifier, require_libsodium
+from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.errors import InvalidMessage, StorageError
+from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
+    ChainId,
+    DeviceId,
+    Digest,
+    ValidatorId,
+)
+from headwater_protocol.messages.chunk import count_chunks, split_blob
+from headwater_protocol.messages.topics import Topics
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.blobs import BlobStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedShard:
+    """A shard that this process serves."""
+
+    shard: ChainId
+    keys: Sequence[SecretKey]
+    """Of its delegates here; with the embedded engine, of all of them."""
+    validation: Mapping[ValidatorId, ValidationData] = field(default_factory=dict)
+    devices: Sequence[DeviceId] = ()
+    """To enrol, with a registrar's key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSetup:
+    """All that a gateway process is started with."""
+
+    genesis: Genesis
+    folder: Path
+    """The data folder: ledgers and blobs."""
+    shards: Sequence[HostedShard]
+    broker_url: str
+    blobs: Sequence[bytes]
+    """To have from the start: the program and the initial model."""
+    registrar: SecretKey | None = None
+
+
+class GatewayService:
+    """One gateway process."""
+
+    def __init__(
+        self,
+        setup: ServiceSetup,
+        *,
+        verifier: Verifier,
+        on_finalized: Callable[[ChainId, StepResult], None] | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """Open stores and go on from what they hold.
+
+        Args:
+            setup: Keys, folders, broker.
+            verifier: Checks signatures; may remember past answers.
+            on_finalized: Told of every step that finalized blocks.
+            now_ms: The clock.
+
+        Raises:
+            StorageError: If a store is unusable or of another network.
+            ConfigError: If libsodium is missing or the genesis lacks a shard.
+        """
+        require_libsodium()
+        self._setup = setup
+        self._now_ms = now_ms
+        self._verifier = verifier
+        self._listener = on_finalized
+        self.metrics = Metrics()
+        genesis = setup.genesis
+        setup.folder.mkdir(parents=True, exist_ok=True)
+        (setup.folder / "genesis.cbor").write_bytes(encode_genesis(genesis))
+        self.blobs = BlobStore(setup.folder / "blobs")
+        self.blobs.put_all(list(setup.blobs))
+        all_keys = [key for shard in setup.shards for key in shard.keys]
+        self._hosts = {
+            chain: self._open(chain, keys)
+            for chain, keys in [
+                (MAIN_CHAIN, all_keys),
+                *((shard.shard, list(shard.keys)) for shard in setup.shards),
+            ]
+        }
+        self.machine = GatewayMachine(
+            genesis=genesis,
+            desks=[
+                Desk(shard=shard.shard, keys=shard.keys, devices=shard.devices)
+                for shard in setup.shards
+            ],
+            states={chain: host.state for chain, host in self._hosts.items()},
+            metrics=self.metrics,
+            registrar=setup.registrar,
+        )
+        self.scorer = Scorer(
+            blobs=self.blobs,
+            data={
+                validator: data
+                for shard in setup.shards
+                for validator, data in shard.validation.items()
+            },
+        )
+        self._runners: dict[ChainId, ChainRunner] = {}
+        self._bus: MqttBus | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        # Intake must not wait for a reference that is being trained.
+        self._intake_pool = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._work_pool = ThreadPoolExecutor(1, thread_name_prefix="work")
+
+    @property
+    def hosts(self) -> Mapping[ChainId, ChainHost]:
+        """The chains."""
+        return self._hosts
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            StorageError: If a store becomes unusable.
+            ReplicaHalted: If a replica disagrees with what was certified.
+        """
+        genesis = self._setup.genesis
+        network = genesis_network(genesis)
+        self._bus = MqttBus(
+            url=self._setup.broker_url,
+            client_id=f"hw-gateway-{self._setup.shards[0].keys[0].public_key.hex()[:12]}",
+            filters=[Topics(network, shard.shard).updates for shard in self._setup.shards],
+            on_message=self._on_message,
+            on_connected=self._on_connected,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for chain, host in self._hosts.items():
+                    runner = ChainRunner(
+                        host,
+                        on_step=partial(self._on_step, chain),
+                        now_ms=self._now_ms,
+                    )
+                    self._runners[chain] = runner
+                tips = {chain: tip for chain, host in self._hosts.items() if (tip := host.tip)}
+                self.machine.start(tips, self._now_ms())
+                self._perform()
+                for chain in self._runners:
+                    group.create_task(self._runners[chain].run(), name=f"chain {chain}")
+                group.create_task(self._bus.run(), name="mqtt")
+                group.create_task(self._run_timer(), name="timer")
+        finally:
+            self._intake_pool.shutdown()
+            self._work_pool.shutdown()
+            self.blobs.close()
+
+    async def drain(self) -> None:
+        """Wait until everything queued for the broker is out."""
+        if self._bus is not None:
+            await self._bus.drain()
+
+    def publish(self, publish: Publish) -> None:
+        """Queue a message for the broker."""
+        if self._bus is not None:
+            self._bus.publish(publish)
+
+    def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> ChainHost:
+        path = self._setup.folder / chain / "ledger.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return ChainHost(
+            genesis=self._setup.genesis,
+            chain=chain,
+            keys=keys,
+            path=path,
+            verifier=self._verifier,
+        )
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        self.machine.receive(topic, payload, self._now_ms())
+        self._perform()
+
+    def _on_connected(self) -> None:
+        self.machine.on_connected(self._now_ms())
+        self._perform()
+
+    def _on_step(self, chain: ChainId, result: StepResult) -> None:
+        now_ms = self._now_ms()
+        for submit, reason in result.reasons:
+            self.machine.on_submitted(submit, reason, now_ms)
+        if result.tip is not None:
+            self.machine.on_finalized(chain, result.tip, now_ms)
+        self._perform()
+        if result.tip is not None and self._listener is not None:
+            self._listener(chain, result)
+
+    def _perform(self) -> None:
+        for effect in self.machine.effects():
+            self._perform_one(effect)
+        self._wake.set()
+
+    def _perform_one(self, effect: Effect) -> None:
+        if isinstance(effect, Publish):
+            self.publish(effect)
+        elif isinstance(effect, Submit):
+            if not self._runners[effect.chain].submit(effect):
+                self.machine.on_submitted(effect, ReasonCode.BUSY, self._now_ms())
+        elif isinstance(effect, PublishBlob):
+            self._publish_blob(effect)
+        elif isinstance(effect, ClearBlob):
+            topics = Topics(genesis_network(self._setup.genesis), effect.shard)
+            for index in range(count_chunks(effect.blob_bytes)):
+                self.publish(
+                    Publish(topic=topics.chunk(effect.blob, index), payload=b"", retain=True)
+                )
+        elif self._group is not None:
+            self._group.create_task(self._work(effect))
+
+    def _publish_blob(self, effect: PublishBlob) -> None:
+        topics = Topics(genesis_network(self._setup.genesis), effect.shard)
+        try:
+            data = self.blobs.get(effect.blob)
+        except InvalidMessage:
+            logger.error("blob %s is missing; devices cannot train", effect.blob.hex())
+            return
+        for chunk in split_blob(data):
+            self.publish(
+                Publish(
+                    topic=topics.chunk(effect.blob, chunk.index),
+                    payload=encode_record(chunk),
+                    retain=True,
+                )
+            )
+
+    async def _work(self, work: Work) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(work, TakeIn):
+            reasons = await loop.run_in_executor(self._intake_pool, self._check, work)
+            self.machine.on_taken_in(work, reasons, self._now_ms())
+        elif isinstance(work, ScoreBatch):
+            scores = await loop.run_in_executor(self._work_pool, self._score, work)
+            self.machine.on_scored(work, scores, self._now_ms())
+        elif isinstance(work, ComputeRoundModel):
+            model = await loop.run_in_executor(self._work_pool, self._compute_model, work)
+            self.machine.on_round_model(work, model, self._now_ms())
+        else:
+            model = await loop.run_in_executor(self._work_pool, self._compute_merge, work)
+            self.machine.on_merge_model(work, model, self._now_ms())
+        self._perform()
+
+    def _check(self, work: TakeIn) -> tuple[ReasonCode, ...]:
+        return check_updates(work, verifier=self._verifier, blobs=self.blobs)
+
+    def _score(self, work: ScoreBatch) -> tuple[int, ...] | None:
+        try:
+            return self.scorer.score(work)
+        except InvalidMessage as error:
+            logger.error("no scores for %s: %s", work.ticket, error)
+            return None
+
+    def _compute_model(self, work: ComputeRoundModel) -> Digest | None:
+        try:
+            return compute_model(work, blobs=self.blobs)
+        except InvalidMessage as error:
+            logger.error("no model for %s: %s", work.ticket, error)
+            return None
+
+    def _compute_merge(self, work: ComputeMerge) -> Digest | None:
+        try:
+            return compute_merge(work, blobs=self.blobs)
+        except InvalidMessage as error:
+            logger.error("no merge for %s: %s", work.ticket, error)
+            return None
+
+    async def _run_timer(self) -> None:
+        """Wake the machine when its own timer is due."""
+        while True:
+            self._wake.clear()
+            at = self.machine.next_timer()
+            timeout_s = None if at is None else max(0, at - self._now_ms()) / 1_000
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self.machine.on_timer(self._now_ms())
+                self._perform()
+
+
+def load_secret_key(path: Path) -> SecretKey:
+    """The key whose seed stands in a file as 64 hexadecimal digits.
+
+    Raises:
+        StorageError: If the file cannot be read or holds something else.
+    """
+    try:
+        return SecretKey(bytes.fromhex(path.read_text(encoding="ascii").strip()))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: {error}; make a key with headwater-gateway init") from error

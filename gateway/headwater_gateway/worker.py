@@ -1,0 +1,189 @@
+"""What takes a processor's time: checking updates, scoring them, computing models.
+
+Everything here may run on a thread of its own; it takes an effect and gives its result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater_gateway.machine.effects import (
+    ComputeMerge,
+    ComputeRoundModel,
+    ScoreBatch,
+    TakeIn,
+)
+from headwater_models.errors import InvalidExamples, InvalidProgram, TrainingDiverged
+from headwater_models.plan import OptimizerKind, TrainingPlan
+from headwater_models.program import Program
+from headwater_models.trainer import Trainer
+from headwater_protocol.chain.task import Task, Training
+from headwater_protocol.chain.transaction import UNAVAILABLE
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.errors import InvalidMessage, StorageError
+from headwater_protocol.identifiers import Digest, RoundNumber, ValidatorId
+from headwater_protocol.model.fixed_point import from_float32, to_float32
+from headwater_protocol.model.norms import compute_cosine_ten_thousandths
+from headwater_protocol.model.quantized_delta import int32_delta
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.blobs import BlobStore
+from headwater_shard.round_model import (
+    compute_merged_model,
+    compute_round_model,
+    decode_task_model,
+    decode_update_payload,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ValidationData:
+    """What a delegate trains its reference on; its own, never the devices'."""
+
+    features: NDArray[np.float32]
+    """Shape (n, *input_shape)."""
+    labels: NDArray[np.int32]
+    """Shape (n,)."""
+
+
+class Unscorable(InvalidMessage):
+    """A delegate cannot make a reference: no data, no program or no base."""
+
+    reason = ReasonCode.UNAVAILABLE
+
+
+def make_plan(training: Training) -> TrainingPlan:
+    """The trainer's plan for a task's training."""
+    return TrainingPlan(
+        optimizer=OptimizerKind(training.optimizer.value),
+        learning_rate_millionths=training.learning_rate_millionths,
+        momentum_thousandths=training.momentum_thousandths,
+        local_epochs=training.local_epochs,
+        max_steps=training.max_steps,
+        batch_size=training.batch_size,
+        proximal_millionths=training.proximal_millionths,
+        clip_norm_thousandths=training.clip_norm_thousandths,
+    )
+
+
+def check_updates(work: TakeIn, *, verifier: Verifier, blobs: BlobStore) -> tuple[ReasonCode, ...]:
+    """Verify signatures and payloads, and store the good payloads with one sync.
+
+    Raises:
+        StorageError: If the disk refuses; no update was promised anything then.
+    """
+    reasons: list[ReasonCode] = []
+    payloads: list[bytes] = []
+    for check in work.updates:
+        update = check.update
+        if not verifier.verify(update.device, check.message, update.signature):
+            reasons.append(ReasonCode.BAD_SIGNATURE)
+            continue
+        try:
+            decode_update_payload(work.task, update.payload)
+        except InvalidMessage as error:
+            reasons.append(error.reason)
+            continue
+        reasons.append(ReasonCode.OK)
+        payloads.append(update.payload)
+    if payloads:
+        blobs.put_all(payloads)
+    return tuple(reasons)
+
+
+def compute_model(work: ComputeRoundModel, *, blobs: BlobStore) -> Digest:
+    """Compute a round's model and store it.
+
+    Raises:
+        InvalidMessage: If a blob cannot be had or does not fit the task.
+        StorageError: If the disk refuses.
+    """
+    return blobs.put(
+        compute_round_model(
+            work.task,
+            base=work.base,
+            accepted=work.accepted,
+            correction=work.correction,
+            fetch=blobs.get,
+        )
+    )
+
+
+def compute_merge(work: ComputeMerge, *, blobs: BlobStore) -> Digest:
+    """Compute an epoch's merged model and store it; errors as `compute_model`."""
+    return blobs.put(compute_merged_model(work.task, work.inputs, fetch=blobs.get))
+
+
+class Scorer:
+    """Scores updates by their cosine with a reference that each delegate trains itself.
+
+    Cao et al., "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS 2021.
+    """
+
+    MAX_REFERENCES: int = 256
+    """Kept at a time: a few rounds of every delegate in this process."""
+
+    def __init__(self, *, blobs: BlobStore, data: Mapping[ValidatorId, ValidationData]) -> None:
+        self._blobs = blobs
+        self._data = dict(data)
+        self._trainers: dict[Digest, Trainer] = {}
+        self._references: dict[tuple[ValidatorId, RoundNumber, Digest], NDArray[np.int32]] = {}
+
+    def score(self, work: ScoreBatch) -> tuple[int, ...]:
+        """The cosines in ten-thousandths, in the batch's order; `UNAVAILABLE` where one is missing.
+
+        Raises:
+            Unscorable: If there is no reference to compare with.
+        """
+        reference = self._reference(work)
+        scores: list[int] = []
+        for commit in work.commits:
+            try:
+                payload = self._blobs.get(commit.payload)
+                delta = int32_delta(decode_update_payload(work.task, payload))
+            except (InvalidMessage, StorageError):
+                scores.append(UNAVAILABLE)
+            else:
+                scores.append(compute_cosine_ten_thousandths(delta, reference))
+        return tuple(scores)
+
+    def trainer(self, task: Task) -> Trainer:
+        """The trainer of a task's program.
+
+        Raises:
+            InvalidMessage: If the program cannot be had or is none.
+        """
+        if task.program not in self._trainers:
+            self._trainers[task.program] = Trainer(Program(self._blobs.get(task.program)))
+        return self._trainers[task.program]
+
+    def _reference(self, work: ScoreBatch) -> NDArray[np.int32]:
+        key = (work.validator, work.round, work.base)
+        known = self._references.get(key)
+        if known is not None:
+            return known
+        data = self._data.get(work.validator)
+        if data is None:
+            raise Unscorable(f"delegate {work.validator.hex()[:16]} has no validation data")
+        task = work.task
+        try:
+            base = to_float32(decode_task_model(task, self._blobs.get(work.base)))
+            # The seed only orders the batches; it is the delegate's own, so it need not be shared.
+            rng = np.random.default_rng([work.round, *work.validator[:8]])
+            result = self.trainer(task).train(
+                base, data.features, data.labels, make_plan(task.training), rng
+            )
+            reference = from_float32(result.delta, fraction_bits=task.fraction_bits).parameters
+        except (
+            InvalidMessage,
+            StorageError,
+            InvalidExamples,
+            InvalidProgram,
+            TrainingDiverged,
+        ) as error:
+            raise Unscorable(f"no reference for round {work.round}: {error}") from error
+        while len(self._references) >= self.MAX_REFERENCES:
+            del self._references[next(iter(self._references))]
+        self._references[key] = reference
+        return reference

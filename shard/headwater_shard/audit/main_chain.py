@@ -1,0 +1,186 @@
+"""Following the main chain: its supply, the checkpoints that it settles, its merges."""
+
+from collections.abc import Mapping, Sequence
+
+from headwater_protocol.chain.block import NO_DIGEST
+from headwater_protocol.chain.checkpoint import Checkpoint, Merge, MergeInput, checkpoint_digest
+from headwater_protocol.chain.genesis import Genesis
+from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.identifiers import ChainId, Digest, EpochNumber, Height, ValidatorId
+from headwater_shard.audit.failure import AuditFailure, Mismatch, require_equal
+from headwater_shard.audit.readers import BlobReader
+from headwater_shard.audit.replay import ReplayedBlock
+from headwater_shard.audit.shard import AdoptedMerge, ShardAudit
+from headwater_shard.mainchain.ledger import compute_supply
+from headwater_shard.mainchain.records import ACCOUNTS, CANDIDATES, MERGES, TASKS
+from headwater_shard.round_model import compute_merged_model
+from headwater_shard.state.state import State
+
+MONEY = (ACCOUNTS.namespace, CANDIDATES.namespace, TASKS.namespace)
+"""Where units are held; a block that leaves these alone leaves the supply alone."""
+
+
+class MainAudit:
+    """The main chain, up to the last block followed, beside the shards that were audited before."""
+
+    def __init__(
+        self, *, genesis: Genesis, blobs: BlobReader, shards: Mapping[ChainId, ShardAudit]
+    ) -> None:
+        self._task = genesis.task
+        self._blobs = blobs
+        self._shards = shards
+        self._supply = sum(entry.balance for entry in genesis.accounts) + sum(
+            entry.stake for entry in genesis.validators
+        )
+        self._settled: dict[ChainId, Checkpoint] = {}
+        self._in_epoch: dict[ChainId, list[Checkpoint]] = {}
+        self._attestations: dict[ValidatorId, Digest] = {}
+        self._open: Merge | None = None
+        self._epoch = EpochNumber(0)
+        self._wanted: dict[Height, list[AdoptedMerge]] = {}
+        for shard in sorted(shards):
+            for adopted in shards[shard].adopted:
+                self._wanted.setdefault(adopted.main_height, []).append(adopted)
+        self.num_checkpoints = 0
+        """Settled."""
+        self.num_compared = 0
+        """Of these, found on the ledgers of their shards."""
+        self.model: Digest | None = None
+        """Of the last merge."""
+
+    @property
+    def num_merges(self) -> int:
+        """Merges recomputed."""
+        return self._epoch
+
+    def follow(self, block: ReplayedBlock) -> None:
+        """Check the next block.
+
+        Raises:
+            HeadwaterError: Says what does not hold.
+        """
+        if any(namespace in block.changes for namespace in MONEY):
+            require_equal("supply", found=compute_supply(block.state), expected=self._supply)
+        # The ledger executes a block's transactions before it opens or completes a merge.
+        for transaction in block.transactions:
+            body = transaction.body
+            if isinstance(body, PostCheckpoint):
+                self._settle(body.signed.checkpoint)
+            elif isinstance(body, AttestMerge):
+                self._attestations[ValidatorId(transaction.sender)] = body.model
+        for key in sorted(block.changes.get(MERGES.namespace, {})):
+            merge = block.state.get(MERGES, key)
+            if merge is None:
+                raise Mismatch(f"merge {int.from_bytes(key, 'big')} is gone from the ledger")
+            if merge.model is None:
+                self._require_opened(merge)
+            else:
+                self._require_completed(block, merge, merge.model)
+        for adopted in self._wanted.pop(block.header.height, ()):
+            _require_adopted(block, adopted)
+
+    def finish(self, state: State) -> None:
+        """Check the sums at the end, and that nothing was adopted that is not here.
+
+        Raises:
+            HeadwaterError: Says what does not hold.
+        """
+        require_equal("supply", found=compute_supply(state), expected=self._supply)
+        for main_height in sorted(self._wanted):
+            adopted = self._wanted[main_height][0]
+            raise AuditFailure(
+                f"adopted from block {main_height} of the main chain, which ends before it here",
+                chain=adopted.shard,
+                height=adopted.height,
+                item=f"merge {adopted.merge.epoch}",
+            )
+
+    def _settle(self, checkpoint: Checkpoint) -> None:
+        shard, last = checkpoint.shard, self._settled.get(checkpoint.shard)
+        item = f"checkpoint {checkpoint.number} of {shard}"
+        for what, found, expected in (
+            ("number", checkpoint.number, 1 if last is None else last.number + 1),
+            (
+                "previous",
+                checkpoint.previous,
+                NO_DIGEST if last is None else checkpoint_digest(last),
+            ),
+        ):
+            require_equal(what, found=found, expected=expected, by="the order", item=item)
+        if last is not None and checkpoint.height <= last.height:
+            raise Mismatch(f"height {checkpoint.height} after {last.height}", item=item)
+        if checkpoint.epoch > self._epoch or (last is not None and checkpoint.epoch < last.epoch):
+            raise Mismatch(f"epoch {checkpoint.epoch}, merges made {self._epoch}", item=item)
+        audited = self._shards.get(shard)
+        if audited is not None:
+            _require_emitted(checkpoint, audited.checkpoints, item=item)
+            self.num_compared += 1
+        self._settled[shard] = checkpoint
+        self.num_checkpoints += 1
+        if checkpoint.epoch == self._epoch and self._open is None:
+            self._in_epoch.setdefault(shard, []).append(checkpoint)
+
+    def _require_opened(self, merge: Merge) -> None:
+        item = f"merge {merge.epoch}"
+        inputs = tuple(
+            MergeInput(
+                shard=shard,
+                checkpoint=checkpoint_digest(self._settled[shard]),
+                model=self._settled[shard].model,
+                num_examples=sum(entry.num_examples for entry in self._in_epoch[shard]),
+            )
+            for shard in sorted(self._in_epoch)
+        )
+        require_equal("number", found=merge.epoch, expected=self._epoch + 1, by="order", item=item)
+        require_equal("inputs", found=merge.inputs, expected=inputs, by="recomputation", item=item)
+        self._open = merge
+        self._attestations = {}
+
+    def _require_completed(self, block: ReplayedBlock, merge: Merge, model: Digest) -> None:
+        item = f"merge {merge.epoch}"
+        if self._open is None or merge.inputs != self._open.inputs:
+            raise Mismatch("its inputs are not those with which it was opened", item=item)
+        attesters = [key for key, digest in self._attestations.items() if digest == model]
+        block.committee.require_quorum(block.committee.power_of_all(attesters))
+        computed = compute_merged_model(self._task, merge.inputs, fetch=self._blobs.get)
+        require_equal(
+            "model", found=model, expected=blob_digest(computed), by="recomputation", item=item
+        )
+        if model not in self._blobs:
+            raise Mismatch(f"its model, blob {model.hex()}, is missing", item=item)
+        self._open, self._epoch, self.model = None, merge.epoch, model
+        self._in_epoch = {}
+
+
+def _require_emitted(checkpoint: Checkpoint, emitted: Sequence[Checkpoint], *, item: str) -> None:
+    if checkpoint.number > len(emitted):
+        raise Mismatch(
+            f"made at block {checkpoint.height}, and the shard's ledger here has "
+            f"{len(emitted)} checkpoints",
+            item=item,
+        )
+    own = emitted[checkpoint.number - 1]
+    if own != checkpoint:
+        raise Mismatch(
+            f"state root {checkpoint.state_root.hex()[:16]}… of block {checkpoint.height} is not "
+            f"the shard's, {own.state_root.hex()[:16]}… of block {own.height}",
+            item=item,
+        )
+
+
+def _require_adopted(block: ReplayedBlock, adopted: AdoptedMerge) -> None:
+    """Check a shard's merge against the main chain's block that proved it."""
+    key = adopted.merge.epoch.to_bytes(8, "big")
+    problem = None
+    if block.digest != adopted.main_block:
+        problem = f"proven by another block {adopted.main_height} than the main chain has here"
+    elif block.state.get(MERGES, key) != adopted.merge:
+        problem = "differs from the main chain's"
+    if problem is not None:
+        raise AuditFailure(
+            problem,
+            chain=adopted.shard,
+            height=adopted.height,
+            item=f"merge {adopted.merge.epoch}",
+        )

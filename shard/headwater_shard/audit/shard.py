@@ -1,0 +1,154 @@
+"""Following a shard: its rounds, the checkpoints that it emits, the merges that it adopts."""
+
+from dataclasses import dataclass
+
+from headwater_protocol.chain.block import NO_DIGEST, header_digest
+from headwater_protocol.chain.checkpoint import Checkpoint, Merge, checkpoint_digest
+from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.round import Round
+from headwater_protocol.chain.transaction import AdoptMerge
+from headwater_protocol.crypto.signing import Verifier
+from headwater_protocol.identifiers import ChainId, Digest, EpochNumber, Height, RoundNumber
+from headwater_shard.audit.failure import Mismatch, require_equal
+from headwater_shard.audit.readers import BlobReader
+from headwater_shard.audit.replay import ReplayedBlock
+from headwater_shard.audit.rounds import RoundAudit
+from headwater_shard.shardchain.records import CHECKPOINTS
+from headwater_shard.state.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptedMerge:
+    """A merge as a shard took it over."""
+
+    shard: ChainId
+    height: Height
+    """The shard's block that took it."""
+    merge: Merge
+    main_height: Height
+    """The main chain's block that proved it."""
+    main_block: Digest
+    """Its header's digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Due:
+    round: RoundNumber
+    model: Digest
+    num_examples: int
+
+
+class ShardAudit:
+    """One shard, up to the last block followed."""
+
+    def __init__(
+        self, *, genesis: Genesis, shard: ChainId, blobs: BlobReader, verifier: Verifier
+    ) -> None:
+        self._shard = shard
+        self._task = genesis.task
+        self._interval = genesis.parameters.checkpoint_interval
+        self._merges: dict[EpochNumber, Merge] = {}
+        self._due: _Due | None = None
+        self._last_digest = NO_DIGEST
+        self._num_examples = 0
+        self.rounds = RoundAudit(
+            network=genesis_network(genesis),
+            shard=shard,
+            task=genesis.task,
+            blobs=blobs,
+            verifier=verifier,
+        )
+        self.checkpoints: list[Checkpoint] = []
+        """Emitted, in order."""
+        self.adopted: list[AdoptedMerge] = []
+        """In order of adoption."""
+
+    def follow(self, block: ReplayedBlock) -> None:
+        """Check the next block.
+
+        Raises:
+            HeadwaterError: Says what does not hold.
+        """
+        self._take_checkpoint(block)
+        for transaction in block.transactions:
+            if isinstance(transaction.body, AdoptMerge):
+                self._adopt(block, transaction.body)
+        for round_ in self.rounds.follow(block, self._merges):
+            self._close(round_)
+
+    def finish(self, state: State) -> None:
+        """Check the sums at the end of the ledger.
+
+        Raises:
+            HeadwaterError: Says what does not hold.
+        """
+        self.rounds.finish(state)
+
+    def _adopt(self, block: ReplayedBlock, body: AdoptMerge) -> None:
+        self._merges[body.merge.epoch] = body.merge
+        self.adopted.append(
+            AdoptedMerge(
+                shard=self._shard,
+                height=block.header.height,
+                merge=body.merge,
+                main_height=body.header.height,
+                main_block=header_digest(body.header),
+            )
+        )
+
+    def _close(self, round_: Round) -> None:
+        if round_.model is None:
+            raise Mismatch("closed without a model", item=f"round {round_.number}")
+        if round_.model != round_.base:
+            self._num_examples += round_.num_examples
+        if round_.number % self._interval == 0 or round_.number >= self._task.rounds:
+            self._due = _Due(
+                round=round_.number, model=round_.model, num_examples=self._num_examples
+            )
+            self._num_examples = 0
+
+    def _take_checkpoint(self, block: ReplayedBlock) -> None:
+        """A checkpoint stands in the block after the round that made it due, and nowhere else."""
+        number = len(self.checkpoints) + 1
+        emitted = [
+            signed.checkpoint
+            for key in sorted(block.changes.get(CHECKPOINTS.namespace, {}))
+            if (signed := block.state.get(CHECKPOINTS, key)) is not None
+            and signed.checkpoint.number >= number
+        ]
+        if self._due is None:
+            if emitted:
+                raise Mismatch("was not due", item=f"checkpoint {emitted[0].number}")
+            return
+        due, parent = self._due, block.parent
+        if len(emitted) != 1 or parent is None:
+            raise Mismatch("was due and is not there", item=f"checkpoint {number}")
+        checkpoint = emitted[0]
+        last_epoch = self.checkpoints[-1].epoch if self.checkpoints else EpochNumber(0)
+        for what, found, expected in (
+            ("shard", checkpoint.shard, self._shard),
+            ("number", checkpoint.number, number),
+            ("previous", checkpoint.previous, self._last_digest),
+            ("height", checkpoint.height, parent.height),
+            ("state root", checkpoint.state_root, parent.state_root),
+            ("round", checkpoint.round, due.round),
+            ("model", checkpoint.model, due.model),
+            ("examples", checkpoint.num_examples, due.num_examples),
+            ("is_final", checkpoint.is_final, due.round >= self._task.rounds),
+        ):
+            require_equal(
+                what,
+                found=found,
+                expected=expected,
+                by="recomputation",
+                item=f"checkpoint {number}",
+            )
+        if not last_epoch <= checkpoint.epoch <= max(self._merges, default=0):
+            raise Mismatch(
+                f"epoch {checkpoint.epoch} after {last_epoch}, "
+                f"with merges up to {max(self._merges, default=0)} adopted",
+                item=f"checkpoint {number}",
+            )
+        self.checkpoints.append(checkpoint)
+        self._last_digest = checkpoint_digest(checkpoint)
+        self._due = None

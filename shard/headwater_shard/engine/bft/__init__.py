@@ -1,0 +1,1 @@
+"""The parts of the consensus machine: leaders, messages, votes, signatures, checks, catching up."""

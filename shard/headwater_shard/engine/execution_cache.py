@@ -1,0 +1,52 @@
+"""Sharing of execution between the replicas of one process.
+
+Executing a block is a pure function of the state before it and of the block, so replicas that run
+side by side in a simulation may compute it once. It is the ledger that shares, since only it can
+take over the state behind an `Execution`: an implementation of `Application` that is given a cache
+looks there before it executes. Without one, which is the default everywhere, every replica really
+executes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from headwater_protocol.identifiers import ChainId, Digest
+from headwater_shard.engine.border import BlockContext
+
+MAX_CACHED_EXECUTIONS: Final = 16
+"""Rival blocks of a few heights."""
+
+R = TypeVar("R")
+
+
+class ExecutionCache(Generic[R]):
+    """The latest results of executing blocks, by everything that they depend on."""
+
+    __slots__ = ("_results",)
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[tuple[ChainId, Digest, BlockContext], R] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def get_or_compute(
+        self,
+        *,
+        chain: ChainId,
+        state_root: Digest,
+        context: BlockContext,
+        compute: Callable[[], R],
+    ) -> R:
+        """The result for `context` on top of `state_root`, computed where it is not known.
+
+        What `compute` raises passes through and is not remembered. Results have to be immutable.
+        """
+        key = (chain, state_root, context)
+        result = self._results.get(key)
+        if result is None:
+            result = self._results[key] = compute()
+            if len(self._results) > MAX_CACHED_EXECUTIONS:
+                self._results.popitem(last=False)
+        return result
