@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bits: Annotated[int, typer.Option(help="Bits of a code in an update, 1 to 8.")] = 8,
         devices: Annotated[int, typer.Option(help="Simulated devices.")] = 60,
         shards: Annotated[int, typer.Option(help="Shards.")] = 2,
-        rounds: Annotated[int, typer.Option(help="Rounds of each shard.")] = 12,
+        rounds: Annotated[int, typer.Option(help="Rounds of each shard.")] = 20,
         attackers: Annotated[int, typer.Option(help="Devices that flip signs.")] = 6,
         seed: Annotated[int, typer.Option(help="Draws data, keys and absences.")] = 1,
         as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, usage_error):
             raise
         message = str(getattr(error, "format_message", error.__str__)()).strip()
-        return _refuse(error, options, f"{message.splitlines()[0]} See {PROGRAM} --help")
+        line = message.splitlines()[0].rstrip(".")
+        return _refuse(error, options, f"{line}; see {PROGRAM} --help")
     return code if isinstance(code, int) else 0
 
 
@@ -232,22 +233,18 @@ def _count(report: "AuditReport") -> dict[str, int]:
 
 
 def _print_report(report: "AuditReport", *, seconds: float) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     names = ("blocks", "transactions", "rounds", "updates", "rewards", "checkpoints", "merges")
-    table.add_column("chain")
+    table.add_column("chain", no_wrap=True)
     for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("model")
+        table.add_column(name, justify="right", no_wrap=True)
     for entry in report.chains:
-        table.add_row(
-            entry.chain,
-            *(f"{getattr(entry, name):,}" for name in names),
-            "" if entry.model is None else entry.model.hex()[:16],
-        )
+        table.add_row(entry.chain, *(f"{getattr(entry, name):,}" for name in names))
     console.print(table)
     counts = _count(report)
     console.print(

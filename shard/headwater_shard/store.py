@@ -127,20 +127,20 @@ class LedgerStore:
         if not path.is_file():
             raise StorageError(f"{path}: there is no ledger; check the folder's name")
         log = path.with_name(path.name + "-wal")
+        folder: tempfile.TemporaryDirectory[str] | None = None
         if not log.exists():
-            return cls(_open_for_reading(path, "mode=ro&immutable=1"), path=path, lock_file=None)
-        if os.access(path.parent, os.W_OK):
-            return cls(_open_for_reading(path, "mode=ro"), path=path, lock_file=None)
-        with _translated(path):
-            folder = tempfile.TemporaryDirectory(prefix="headwater-audit-")
-            try:
-                copy = Path(folder.name) / path.name
-                _copy_at_rest(path, copy)
-                connection = _open_for_reading(copy, "mode=rw")
-            except BaseException:
+            connection = _open_for_reading(path, "mode=ro&immutable=1")
+        elif os.access(path.parent, os.W_OK):
+            connection = _open_for_reading(path, "mode=ro")
+        else:
+            folder, connection = _open_copy(path)
+        try:
+            return cls(connection, path=path, lock_file=None, copy_folder=folder)
+        except BaseException:
+            connection.close()
+            if folder is not None:
                 folder.cleanup()
-                raise
-        return cls(connection, path=path, lock_file=None, copy_folder=folder)
+            raise
 
     def __enter__(self) -> "LedgerStore":
         return self
@@ -479,6 +479,18 @@ def _lock(path: Path) -> int:
             f"{path}: another process has the ledger open; stop it or give another folder"
         ) from error
     return descriptor
+
+
+def _open_copy(path: Path) -> "tuple[tempfile.TemporaryDirectory[str], sqlite3.Connection]":
+    with _translated(path):
+        folder = tempfile.TemporaryDirectory(prefix="headwater-audit-")
+        try:
+            copy = Path(folder.name) / path.name
+            _copy_at_rest(path, copy)
+            return folder, _open_for_reading(copy, "mode=rw")
+        except BaseException:
+            folder.cleanup()
+            raise
 
 
 def _copy_at_rest(path: Path, copy: Path) -> None:

@@ -103,6 +103,7 @@ def make_task(**changes: object) -> Task:
         rule=AggregationRule(),
         max_examples=NumExamples(1_000),
         score_threshold=Score(0),
+        reputation_thousandths=0,
         rounds=100,
         cohort_size=100,
         min_updates=1,

@@ -642,7 +642,8 @@ class Babbler:
         height = machine.height
         sent: list[tuple[int, Message]] = []
         if isinstance(effect, Send):
-            return [(self.network._index_of[effect.to], effect.message)]
+            known = self.network._index_of.get(effect.to)
+            return [] if known is None else [(known, effect.message)]
         assert isinstance(effect, Broadcast)
         for other in others:
             sent.append((other, effect.message))

@@ -94,6 +94,7 @@ def make_task(**changes: object) -> Task:
         rule=AggregationRule(),
         max_examples=NumExamples(1_000),
         score_threshold=Score(0),
+        reputation_thousandths=0,
         rounds=4,
         cohort_size=1_000,
         min_updates=1,

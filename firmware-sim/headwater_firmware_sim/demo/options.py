@@ -18,14 +18,14 @@ class DemoOptions:
     shards: int = 2
     delegates: int = 4
     """Of each shard."""
-    rounds: int = 12
-    checkpoint_interval: int = 3
+    rounds: int = 20
+    checkpoint_interval: int = 4
     attackers: int = 6
     alpha_thousandths: int = 500
     """Of the Dirichlet split."""
     absent_thousandths: int = 50
     """Chance that a device is off the net in a round."""
-    collect_ms: int = 2_500
+    collect_ms: int = 1_500
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
+import aiomqtt
+
 from headwater_agent.device import Device
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.state import DeviceState
@@ -111,6 +113,12 @@ def run_demo(
     return report
 
 
+def _ignore_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Aiomqtt leaves a future behind for each connection that ends by itself; they say nothing."""
+    if not isinstance(context.get("exception"), aiomqtt.MqttError):
+        loop.default_exception_handler(context)
+
+
 class _Demo:
     """One run."""
 
@@ -157,6 +165,7 @@ class _Demo:
 
     async def run(self) -> None:
         """Until the last merge is done."""
+        asyncio.get_running_loop().set_exception_handler(_ignore_lost_connections)
         service = asyncio.create_task(self._service.run())
         fleet = asyncio.create_task(run_fleet(self._devices))
         watch = asyncio.create_task(self._watch())

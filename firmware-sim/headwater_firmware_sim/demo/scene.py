@@ -33,7 +33,7 @@ PROGRAM = "mlp-64-32-10"
 FRACTION_BITS = 20
 TEST_SHARE = 0.2
 """Of all digits, held out from devices and delegates."""
-VALIDATION_EXAMPLES = 40
+VALIDATION_EXAMPLES = 30
 """Of each delegate, its own."""
 
 
@@ -64,11 +64,11 @@ def make_task(options: DemoOptions, program: Program, initial_model: Digest) -> 
         initial_model=initial_model,
         training=Training(
             optimizer=OptimizerKind.ADAM,
-            learning_rate_millionths=5_000,
+            learning_rate_millionths=20_000,
             momentum_thousandths=0,
             proximal_millionths=0,
             clip_norm_thousandths=0,
-            local_epochs=5,
+            local_epochs=10,
             max_steps=1_000,
             batch_size=8,
         ),
@@ -76,6 +76,7 @@ def make_task(options: DemoOptions, program: Program, initial_model: Digest) -> 
         rule=AggregationRule(kind=RuleKind.MEAN, clip_ratio_thousandths=2_000),
         max_examples=NumExamples(1_000),
         score_threshold=Score(0),
+        reputation_thousandths=500,
         rounds=options.rounds,
         cohort_size=options.devices,
         min_updates=max(1, options.devices // options.shards // 3),

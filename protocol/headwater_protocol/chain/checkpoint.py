@@ -22,6 +22,9 @@ from headwater_protocol.identifiers import (
 
 MAX_SHARDS: Final = 1_024
 
+MAX_EPOCH_EXAMPLES: Final = 2**36
+"""A shard's weight in a merge at the most: `MAX_SHARDS` of them keep the mean inside int64."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -74,7 +77,7 @@ class MergeInput:
     checkpoint: Digest
     model: Digest
     num_examples: Annotated[int, Range(0, MAX_UNSIGNED)]
-    """Summed over the epoch's checkpoints."""
+    """Summed over the epoch's checkpoints, `MAX_EPOCH_EXAMPLES` at the most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.checkpoint import MAX_SHARDS
 from headwater_protocol.chain.committee import MAX_DELEGATES, Committee, make_committee
-from headwater_protocol.chain.task import DurationMs, Task
+from headwater_protocol.chain.task import MAX_PARAMETERS, DurationMs, Task
 from headwater_protocol.crypto.hashing import Domain, hash_record
 from headwater_protocol.encoding.record import (
     Count,
@@ -109,9 +109,14 @@ class Genesis:
 
         Raises:
             OutOfBounds: If a list is out of order, a shard has no validator, a validator an unknown
-                shard, or the sponsor's balance is below the budget.
+                shard, the model is too large, or the sponsor's balance is below the budget.
         """
         require_valid(self)
+        if self.task.num_parameters > MAX_PARAMETERS:
+            raise OutOfBounds(
+                f"the model has {self.task.num_parameters} parameters, the limit is "
+                f"{MAX_PARAMETERS}"
+            )
         for name, keys in (
             ("accounts", [entry.account for entry in self.accounts]),
             ("validators", [entry.validator for entry in self.validators]),
@@ -127,6 +132,8 @@ class Genesis:
         for shard in self.shards:
             self.committee(shard)
         balances = {entry.account: entry.balance for entry in self.accounts}
+        if self.sponsor not in balances:
+            raise OutOfBounds("the sponsor has no account")
         if balances.get(self.sponsor, 0) < self.task_budget:
             raise OutOfBounds(f"the sponsor's balance does not cover {self.task_budget} units")
         supply = sum(balances.values()) + sum(entry.stake for entry in self.validators)

@@ -74,7 +74,11 @@ class Task:
     max_examples: NumExamples
     """The cap on a device's weight in the mean."""
     score_threshold: Score
-    """The least median score that is accepted, in ten-thousandths."""
+    """The least standing that is accepted, in ten-thousandths: the update's median score plus a
+    share of its device's reputation."""
+    reputation_thousandths: Annotated[int, Range(0, 1_000)]
+    """That share. A device's local data pull its update aside by chance, an attacker's do so in
+    every round: its history tells them apart where one score cannot."""
     rounds: Annotated[int, Range(1, 1_000_000)]
     """Rounds of each shard."""
     cohort_size: Annotated[int, Range(1, 10_000_000)]

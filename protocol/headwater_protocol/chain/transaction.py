@@ -117,11 +117,13 @@ class AttestModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignCheckpoint:
-    """One delegate's signature over the shard's pending checkpoint."""
+    """One delegate's signature over one of the shard's checkpoints."""
 
     KIND: ClassVar[str] = "sign-checkpoint/1"
 
+    number: Annotated[int, Range(1, MAX_UNSIGNED)]
     checkpoint: Digest
+    """Its digest."""
     signature: CheckpointSignature
 
 

@@ -3,7 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from headwater_protocol.chain.block import NO_DIGEST
-from headwater_protocol.chain.checkpoint import Checkpoint, Merge, MergeInput, checkpoint_digest
+from headwater_protocol.chain.checkpoint import (
+    MAX_EPOCH_EXAMPLES,
+    Checkpoint,
+    Merge,
+    MergeInput,
+    checkpoint_digest,
+)
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
 from headwater_protocol.crypto.hashing import blob_digest
@@ -128,7 +134,10 @@ class MainAudit:
                 shard=shard,
                 checkpoint=checkpoint_digest(self._settled[shard]),
                 model=self._settled[shard].model,
-                num_examples=sum(entry.num_examples for entry in self._in_epoch[shard]),
+                num_examples=min(
+                    sum(entry.num_examples for entry in self._in_epoch[shard]),
+                    MAX_EPOCH_EXAMPLES,
+                ),
             )
             for shard in sorted(self._in_epoch)
         )

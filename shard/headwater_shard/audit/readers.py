@@ -1,15 +1,17 @@
 """What an audit reads: ledgers and blobs, on disk or in memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
+from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import ChainId, Digest, Height, Network
 from headwater_shard.application import tables_of
 from headwater_shard.audit.failure import Mismatch
-from headwater_shard.blobs import BlobDamage
+from headwater_shard.blobs import BlobDamage, MissingBlob
 from headwater_shard.engine.bft.history import FinalizedBlock
 from headwater_shard.state.state import State
 
@@ -101,6 +103,45 @@ class MemoryLedger:
     def load_entries(self) -> Iterator[tuple[str, bytes, bytes]]:
         """The current state: namespace, key, value."""
         return iter_entries(self.chain, self.state)
+
+
+class MemoryBlobs:
+    """Blobs that were never written, by their digests."""
+
+    __slots__ = ("_blobs",)
+
+    def __init__(self, blobs: Mapping[Digest, bytes]) -> None:
+        self._blobs = blobs
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._blobs
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def get(self, digest: Digest) -> bytes:
+        """A blob's bytes, whose digest is checked.
+
+        Raises:
+            MissingBlob: If it is not here.
+            StorageError: If it has another digest.
+        """
+        blob = self._blobs.get(digest)
+        if blob is None:
+            raise MissingBlob(f"no blob {digest.hex()}")
+        if blob_digest(blob) != digest:
+            raise StorageError(f"the bytes are not blob {digest.hex()}")
+        return blob
+
+    def verify(self) -> Iterator[BlobDamage | None]:
+        """Check every blob's bytes."""
+        for offset, digest in enumerate(sorted(self._blobs)):
+            is_same = blob_digest(self._blobs[digest]) == digest
+            yield (
+                None
+                if is_same
+                else BlobDamage(segment="memory", offset=offset, problem=f"not {digest.hex()}")
+            )
 
 
 def iter_entries(chain: ChainId, state: State) -> Iterator[tuple[str, bytes, bytes]]:

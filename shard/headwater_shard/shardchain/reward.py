@@ -5,7 +5,7 @@ whose cosine is near zero, earns next to nothing. Delegates share in proportion 
 the updates that they scored, if they attested the round's model.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headwater_protocol.chain.committee import Committee
@@ -18,11 +18,12 @@ from headwater_shard.shardchain.records import (
     BATCHES,
     REWARDS,
     SCORES,
+    UPDATES,
     RewardBalance,
     batch_key,
     score_key,
+    update_key,
 )
-from headwater_shard.shardchain.score import Verdict
 from headwater_shard.state.draft import Draft
 
 
@@ -44,17 +45,18 @@ def compute_rewards(
     round_: Round,
     task: Task,
     committee: Committee,
-    verdicts: Sequence[Verdict],
     attesters: Iterable[ValidatorId],
     *,
     budget: int,
 ) -> RoundRewards:
     """Split `budget` units; nothing is paid where nothing was accepted with a positive score."""
-    contributions = {
-        verdict.commit.device: verdict.score * min(verdict.commit.num_examples, task.max_examples)
-        for verdict in verdicts
-        if verdict.reason is ReasonCode.OK and verdict.score > 0
-    }
+    contributions: dict[DeviceId, int] = {}
+    for index in range(round_.num_batches):
+        for commit in draft.get_existing(BATCHES, batch_key(round_.number, index)).commits:
+            entry = draft.get_existing(UPDATES, update_key(round_.number, commit.device))
+            if entry.reason is ReasonCode.OK and entry.score > 0:
+                examples = min(entry.num_examples, task.max_examples)
+                contributions[commit.device] = entry.score * examples
     if not contributions:
         return RoundRewards(devices={}, delegates={})
     for_delegates = budget * task.delegate_thousandths // 1_000

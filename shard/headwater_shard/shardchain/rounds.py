@@ -52,7 +52,7 @@ from headwater_shard.shardchain.score import Verdict, compute_verdicts, is_fully
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
 
-REPUTATION_DECAY: int = 8
+REPUTATION_DECAY: int = 4
 """A new score counts one part in this many."""
 
 NO_REWARDS = RoundRewards(devices={}, delegates={})
@@ -189,7 +189,7 @@ def _end_scoring(
         draft, round_, shard.committee
     ):
         return False
-    verdicts = compute_verdicts(draft, round_, shard.committee, threshold=task.score_threshold)
+    verdicts = compute_verdicts(draft, round_, shard.committee, task)
     accepted = [verdict for verdict in verdicts if verdict.reason is ReasonCode.OK]
     for verdict in verdicts:
         _judge(draft, round_, verdict)
@@ -278,13 +278,11 @@ def _pay_round(
     task: Task,
     attesters: tuple[ValidatorId, ...],
 ) -> RoundRewards:
-    verdicts = compute_verdicts(draft, round_, shard.committee, threshold=task.score_threshold)
     rewards = compute_rewards(
         draft,
         round_,
         task,
         shard.committee,
-        verdicts,
         attesters,
         budget=min(task.round_budget, shard.budget_left),
     )

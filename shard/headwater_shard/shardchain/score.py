@@ -1,8 +1,9 @@
 """Scoring: the committee's weighted median decides which updates count.
 
 A score is the cosine between an update and the delegate's own reference delta. An update is
-accepted when delegates with more than two thirds of the power could score it and the median of
-their scores, weighted by power, reaches the task's threshold.
+accepted when delegates with more than two thirds of the power could score it and its standing
+reaches the task's threshold: the median of their scores, weighted by power, plus the task's share
+of the device's reputation, which is the decayed mean of its earlier medians.
 
 Li et al., "A Blockchain-Based Decentralized Federated Learning Framework with Committee Consensus",
 IEEE Network 2021; Cao et al., "FLTrust", NDSS 2021, for the reference.
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.round import Round, RoundPhase
+from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import UNAVAILABLE, Commit, PostScores
 from headwater_protocol.identifiers import AccountId, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.shardchain.collect import get_round
 from headwater_shard.shardchain.records import (
     BATCHES,
+    DEVICES,
     SCORES,
     SHARD,
     SHARD_KEY,
@@ -89,10 +92,18 @@ def compute_weighted_median(scores: Sequence[tuple[int, int]]) -> int:
     raise ValueError("the median of nothing")
 
 
+def compute_standing(median: int, reputation: int, task: Task) -> int:
+    """What the task's threshold is held against, in ten-thousandths."""
+    return median + reputation * task.reputation_thousandths // 1_000
+
+
 def compute_verdicts(
-    state: Draft | State, round_: Round, committee: Committee, *, threshold: int
+    state: Draft | State, round_: Round, committee: Committee, task: Task
 ) -> list[Verdict]:
-    """The verdicts on all updates of a round, in order of batch and device."""
+    """The verdicts on all updates of a round, in order of batch and device.
+
+    To be computed once, before the verdicts change the reputations that they depend on.
+    """
     verdicts: list[Verdict] = []
     for index in range(round_.num_batches):
         batch = state.get(BATCHES, batch_key(round_.number, index))
@@ -111,6 +122,10 @@ def compute_verdicts(
                 reason, median = ReasonCode.UNAVAILABLE, UNAVAILABLE
             else:
                 median = compute_weighted_median(scores)
-                reason = ReasonCode.OK if median >= threshold else ReasonCode.LOW_SCORE
+                device = state.get(DEVICES, commit.device)
+                reputation = 0 if device is None else device.reputation
+                standing = compute_standing(median, reputation, task)
+                is_accepted = standing >= task.score_threshold
+                reason = ReasonCode.OK if is_accepted else ReasonCode.LOW_SCORE
             verdicts.append(Verdict(commit=commit, batch=index, reason=reason, score=median))
     return verdicts
