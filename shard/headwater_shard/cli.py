@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except ConfigError as error:
         return _refuse(error, options, str(error))
+    except typer.Abort:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         if not isinstance(error, usage_error):
             raise
@@ -238,11 +241,11 @@ def _print_report(report: "AuditReport", *, seconds: float) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     names = ("blocks", "transactions", "rounds", "updates", "rewards", "checkpoints", "merges")
-    table.add_column("chain", no_wrap=True)
+    table.add_column("chain", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for entry in report.chains:
         table.add_row(entry.chain, *(f"{getattr(entry, name):,}" for name in names))
     console.print(table)

@@ -179,6 +179,8 @@ def select_transactions(
     selected: list[bytes] = []
     size = 0
     for data in candidates:
+        if len(data) > max_bytes:
+            continue  # It never fits, so it must not hold up those behind it.
         if len(selected) == max_count or size + len(data) > max_bytes:
             break
         try:

@@ -14,7 +14,6 @@ PYTHON = ROOT / ".venv-export" / "bin" / "python"
 
 pytestmark = [
     pytest.mark.export,
-    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-export; `make programs` creates it"),
 ]
 
 

@@ -55,14 +55,18 @@ def load_genesis(folder: DataFolder) -> Genesis:
         ConfigError: If there is no folder or no genesis in it.
         AuditFailure: If it cannot be read, does not decode or contradicts itself.
     """
-    if not folder.path.is_dir():
+    try:
+        is_folder, is_data = folder.path.is_dir(), folder.genesis.exists()
+    except OSError as error:
         raise ConfigError(
-            "DIR", f"{folder.path} is no folder", fix="give the data folder of a gateway"
-        )
-    if not folder.genesis.exists():
+            "DIR", f"{folder.path}: {error.strerror}", fix="check its permissions"
+        ) from error
+    if not is_data:
         raise ConfigError(
             "DIR",
-            f"{folder.path} holds no {GENESIS_NAME}",
+            f"{folder.path} holds no {GENESIS_NAME}"
+            if is_folder
+            else f"{folder.path} is no folder",
             fix="give the data folder of a gateway",
         )
     with located(item=GENESIS_NAME):

@@ -1,0 +1,67 @@
+# `make demo` and `make test` set up everything they need. See CONTRIBUTING.md for the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# 3.11 has tflite-runtime wheels for every Pi; newer versions train with ai-edge-litert.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: help demo test lint coverage vectors programs check-programs crash clean
+
+help: ## Show what there is to make
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "headwater needs Python 3.11 or newer: apt-get install python3.11-venv, or PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { rm -rf $(VENV); $(PYTHON) -m virtualenv -q $(VENV) 2>/dev/null; } \
+	  || { echo "no venv module: apt-get install python3-venv" >&2; exit 2; }
+	@echo "installing into $(VENV); this takes a minute the first time"
+	@$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(STAMP) ## Run the main job: 60 devices, 2 shards, the main chain, the audit
+	@$(BIN)/headwater-sim demo $(ARGS)
+
+test: $(STAMP) ## Lint, type-check and test
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMP) ## Ruff, mypy strict, import-linter
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
+
+coverage: $(STAMP) ## Line coverage of the protocol and the ledgers
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest tests/protocol tests/shard
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under=95
+
+vectors: $(STAMP) ## Write the committed test vectors anew; review the diff
+	@$(BIN)/python -m tests.support.make_vectors_model
+	@$(BIN)/python -m tests.support.make_vectors_protocol
+
+crash: $(STAMP) ## Kill a gateway twenty times
+	@$(BIN)/python -m pytest -m crash $(ARGS)
+
+.venv-export/.installed: pyproject.toml
+	@$(PYTHON) -m venv .venv-export
+	@.venv-export/bin/pip install -q --disable-pip-version-check -e ".[export]" "tensorflow-cpu==2.21.0; platform_machine == 'x86_64'"
+	@touch $@
+
+programs: .venv-export/.installed ## Rebuild the shipped training programs with TensorFlow
+	@.venv-export/bin/headwater-model build
+
+check-programs: .venv-export/.installed ## Check that the committed programs are what their source builds
+	@.venv-export/bin/headwater-model build --check
+
+clean: ## Remove environments, caches and demo output
+	rm -rf .venv .venv-export .mypy_cache .ruff_cache .pytest_cache .hypothesis headwater-demo*

@@ -1,0 +1,36 @@
+"""What a machine lacks is skipped with a reason, or fails where it is required.
+
+`HEADWATER_REQUIRE=broker,crash,...` names the markers that may not be skipped; CI sets it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parent.parent
+
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("default")
+
+
+def why_missing(marker: str) -> str | None:
+    if marker == "broker" and shutil.which("mosquitto") is None:
+        return "needs Mosquitto: apt-get install mosquitto"
+    if marker == "export" and not (ROOT / ".venv-export/bin/headwater-model").is_file():
+        return "needs TensorFlow in .venv-export: make programs"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = set(filter(None, os.environ.get("HEADWATER_REQUIRE", "").split(",")))
+    for mark in item.iter_markers():
+        reason = why_missing(mark.name)
+        if reason is not None:
+            if mark.name in required:
+                pytest.fail(f"{mark.name} is required here, but {reason}")
+            pytest.skip(reason)
