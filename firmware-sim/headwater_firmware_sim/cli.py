@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         console = Console(stderr=as_json)
         with TerminalView(console, options) as view:
-            report = run_demo(options, view, audit=_audit)
+            report = run_demo(options, view)
         if as_json:
             print((out / "result.json").read_text(encoding="utf-8"), end="")
         else:
@@ -80,7 +80,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"headwater-sim: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _audit(options: object) -> str:
-    return "not run"

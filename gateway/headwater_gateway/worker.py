@@ -16,10 +16,10 @@ from headwater_gateway.machine.effects import (
     TakeIn,
 )
 from headwater_models.errors import InvalidExamples, InvalidProgram, TrainingDiverged
-from headwater_models.plan import OptimizerKind, TrainingPlan
+from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
-from headwater_protocol.chain.task import Task, Training
+from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import UNAVAILABLE
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage, StorageError
@@ -51,20 +51,6 @@ class Unscorable(InvalidMessage):
     """A delegate cannot make a reference: no data, no program or no base."""
 
     reason = ReasonCode.UNAVAILABLE
-
-
-def make_plan(training: Training) -> TrainingPlan:
-    """The trainer's plan for a task's training."""
-    return TrainingPlan(
-        optimizer=OptimizerKind(training.optimizer.value),
-        learning_rate_millionths=training.learning_rate_millionths,
-        momentum_thousandths=training.momentum_thousandths,
-        local_epochs=training.local_epochs,
-        max_steps=training.max_steps,
-        batch_size=training.batch_size,
-        proximal_millionths=training.proximal_millionths,
-        clip_norm_thousandths=training.clip_norm_thousandths,
-    )
 
 
 def check_updates(work: TakeIn, *, verifier: Verifier, blobs: BlobStore) -> tuple[ReasonCode, ...]:
@@ -172,7 +158,7 @@ class Scorer:
             # The seed only orders the batches; it is the delegate's own, so it need not be shared.
             rng = np.random.default_rng([work.round, *work.validator[:8]])
             result = self.trainer(task).train(
-                base, data.features, data.labels, make_plan(task.training), rng
+                base, data.features, data.labels, training_plan(task.training), rng
             )
             reference = from_float32(result.delta, fraction_bits=task.fraction_bits).parameters
         except (

@@ -17,7 +17,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
 )
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.engine.border import BlockContext, Execution, QueryResult
+from headwater_shard.engine.border import BlockContext, Changes, Execution, QueryResult
 from headwater_shard.mainchain.ledger import MainLedger
 from headwater_shard.mainchain.records import MAIN_TABLES
 from headwater_shard.shardchain.ledger import ShardLedger
@@ -189,12 +189,20 @@ class LedgerApplication:
             state_root=state.root,
             outcomes=outcomes,
             next_committee=self._ledger.committee(state),
-            changes=draft.encoded_changes(),
+            changes=self._changes(draft),
         )
         while len(self._pending) >= self.MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
         self._pending[context] = (state, execution)
         return execution
+
+    def _changes(self, draft: Draft) -> Changes:
+        """What a store has to write; the first block brings the genesis' entries along."""
+        changes = draft.encoded_changes()
+        if self._height == 0:
+            for namespace, key, value in self._state.encoded_entries():
+                changes.setdefault(namespace, {}).setdefault(key, value)
+        return changes
 
     def commit(self, context: BlockContext) -> None:
         """Make an executed block the committed one.

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from tests.support.network import Chain
-
 from headwater_protocol.chain.block import NO_DIGEST, header_digest
 from headwater_protocol.chain.checkpoint import (
     CheckpointSignature,
@@ -34,6 +32,7 @@ from headwater_shard.shardchain.records import (
     Shard,
     checkpoint_key,
 )
+from tests.support.network import Chain
 
 
 def next_context(chain: Chain, *transactions: bytes, after_ms: int = 10) -> BlockContext:

@@ -4,17 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.network import key
-from tests.support.records import (
-    CAST,
-    DEVICES,
-    SHARD,
-    digest,
-    example_records,
-    make_header,
-    record_classes,
-)
-
 from headwater_protocol.chain.block import (
     BlockHeader,
     Certificate,
@@ -42,6 +31,16 @@ from headwater_protocol.merkle.sequence import compute_list_proof, compute_list_
 from headwater_protocol.merkle.trie import MapProof, MerkleMap
 from headwater_protocol.messages.receipt import Receipt
 from headwater_protocol.messages.status import Status
+from tests.support.network import key
+from tests.support.records import (
+    CAST,
+    DEVICES,
+    SHARD,
+    digest,
+    example_records,
+    make_header,
+    record_classes,
+)
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "protocol"
 

@@ -38,7 +38,6 @@ from headwater_protocol.chain.transaction import (
 )
 from headwater_protocol.crypto.hashing import Domain, blob_digest, hash_bytes
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
-from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import (
     AccountId,
     ChainId,
@@ -57,10 +56,10 @@ from headwater_protocol.identifiers import (
     View,
     VotingPower,
 )
-from headwater_protocol.merkle.sequence import compute_list_root
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.model.rule import AggregationRule
 from headwater_shard.application import LedgerApplication, make_ledger
+from headwater_shard.engine.bft.validation import outcomes_root
 from headwater_shard.engine.border import BlockContext, Execution
 from headwater_shard.shardchain.records import ROUNDS, SHARD, SHARD_KEY
 
@@ -230,9 +229,7 @@ class Chain:
             previous=context.previous,
             last_certificate=certificate_digest(context.last_certificate),
             transactions_root=transactions_root(transactions),
-            outcomes_root=compute_list_root(
-                [encode_record(outcome) for outcome in execution.outcomes]
-            ),
+            outcomes_root=outcomes_root(execution.outcomes),
             state_root=execution.state_root,
             committee=committee_digest(committee),
             next_committee=committee_digest(execution.next_committee),

@@ -5,8 +5,6 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from tests.support.network import GENESIS_MS, certify, key, make_cast, make_task
-
 import headwater_protocol
 from headwater_protocol.chain.block import (
     NO_DIGEST,
@@ -79,6 +77,7 @@ from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
 from headwater_protocol.messages.status import Status, sign_status
 from headwater_protocol.messages.update import Update
 from headwater_protocol.reasons import ReasonCode
+from tests.support.network import GENESIS_MS, certify, key, make_cast, make_task
 
 SHARD = ChainId("shard-0")
 PAYLOAD = bytes(range(48))
@@ -244,9 +243,7 @@ def make_bodies() -> list[Body]:
         CommitUpdates(round=RoundNumber(3), commits=tuple(commits)),
         PostScores(round=RoundNumber(3), batch=0, scores=(9_000, UNAVAILABLE)),
         AttestModel(round=RoundNumber(3), model=digest("model")),
-        SignCheckpoint(
-            number=1, checkpoint=checkpoint_digest(checkpoint), signature=signatures[0]
-        ),
+        SignCheckpoint(number=1, checkpoint=checkpoint_digest(checkpoint), signature=signatures[0]),
         AdoptMerge(
             merge=merge,
             proof=proof,
@@ -282,7 +279,9 @@ def make_announcement() -> Announcement:
         "tasks": (task_key(TASK.task), TASK),
     }
     maps: dict[str, MerkleMap[None]] = {
-        name: MerkleMap[None]().updated({entry_key: (encode_record(record), None), b"x": (b"y", None)})
+        name: MerkleMap[None]().updated(
+            {entry_key: (encode_record(record), None), b"x": (b"y", None)}
+        )
         for name, (entry_key, record) in entries.items()
     }
     roots = tuple(maps[name].root if name in maps else NO_DIGEST for name in SHARD_NAMESPACES)

@@ -5,8 +5,8 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol
 
 import aiomqtt
@@ -33,6 +33,9 @@ from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Digest, RoundNum
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.model.fixed_point import to_float32
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.audit.failure import AuditFailure
+from headwater_shard.audit.folder import open_audit
+from headwater_shard.layout import DataFolder
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
 from headwater_shard.round_model import decode_task_model
 from headwater_shard.shardchain.merges import merge_key
@@ -67,21 +70,29 @@ def prepare_folder(options: DemoOptions) -> None:
     """
     out = options.out
     if out.exists() and any(out.iterdir()):
-        if not (out / "genesis.cbor").is_file():
+        if not DataFolder(out).genesis.is_file():
             raise ConfigError("--out", f"{out} is not empty and no demo's", fix="choose another")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
 
 
-def run_demo(
-    options: DemoOptions, view: View, *, audit: Callable[[DemoOptions], str]
-) -> DemoReport:
+def audit_folder(out: Path) -> str:
+    """Replay the ledgers in `out` from genesis: `ok`, or the first thing that does not hold."""
+    try:
+        with open_audit(DataFolder(out)) as audit:
+            for _ in audit.run():
+                pass
+    except AuditFailure as failure:
+        return str(failure)
+    return "ok"
+
+
+def run_demo(options: DemoOptions, view: View) -> DemoReport:
     """Run the main job; writes `result.json`.
 
     Args:
         options: What to run.
         view: Shows progress.
-        audit: Replays the ledgers in the folder; `ok`, or what does not hold.
 
     Raises:
         ConfigError: If the folder or the broker cannot be used, or nothing moves any more.
@@ -106,7 +117,7 @@ def run_demo(
     else:
         asyncio.run(_Demo(options, scene, report, view, options.broker_url).run())
     view.say("replaying the ledgers from genesis")
-    report.audit = audit(options)
+    report.audit = audit_folder(options.out)
     report.wall_ms = int((time.monotonic() - started) * 1_000)
     text = json.dumps(report.to_json(), indent=2)
     (options.out / "result.json").write_text(text + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_firmware_sim.attack import Attack, distort
 from headwater_firmware_sim.data.examples import Examples
 from headwater_firmware_sim.live.device import LiveDevice
-from headwater_models.plan import OptimizerKind, TrainingPlan
+from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
 from headwater_protocol.errors import HeadwaterError, InvalidMessage
@@ -43,21 +43,11 @@ class SharedTrainer:
             if trainer is None:
                 trainer = Trainer(Program(request.program))
                 self._trainers[request.program_digest] = trainer
-            training = request.training
             result = trainer.train(
                 request.parameters,
                 examples.features,
                 examples.labels,
-                TrainingPlan(
-                    optimizer=OptimizerKind(training.optimizer.value),
-                    learning_rate_millionths=training.learning_rate_millionths,
-                    momentum_thousandths=training.momentum_thousandths,
-                    local_epochs=training.local_epochs,
-                    max_steps=training.max_steps,
-                    batch_size=training.batch_size,
-                    proximal_millionths=training.proximal_millionths,
-                    clip_norm_thousandths=training.clip_norm_thousandths,
-                ),
+                training_plan(request.training),
                 np.random.default_rng(request.seed),
             )
         except HeadwaterError as error:

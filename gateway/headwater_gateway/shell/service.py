@@ -47,6 +47,7 @@ from headwater_protocol.messages.chunk import count_chunks, split_blob
 from headwater_protocol.messages.topics import Topics
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import BlobStore
+from headwater_shard.layout import DataFolder
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,10 @@ class GatewayService:
         self._listener = on_finalized
         self.metrics = Metrics()
         genesis = setup.genesis
+        self._folder = DataFolder(setup.folder)
         setup.folder.mkdir(parents=True, exist_ok=True)
-        (setup.folder / "genesis.cbor").write_bytes(encode_genesis(genesis))
-        self.blobs = BlobStore(setup.folder / "blobs")
+        self._folder.genesis.write_bytes(encode_genesis(genesis))
+        self.blobs = BlobStore(self._folder.blobs)
         self.blobs.put_all(list(setup.blobs))
         all_keys = [key for shard in setup.shards for key in shard.keys]
         self._hosts = {
@@ -199,7 +201,7 @@ class GatewayService:
             self._bus.publish(publish)
 
     def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> ChainHost:
-        path = self._setup.folder / chain / "ledger.sqlite"
+        path = self._folder.ledger(chain)
         path.parent.mkdir(parents=True, exist_ok=True)
         return ChainHost(
             genesis=self._setup.genesis,

@@ -21,6 +21,7 @@ from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import (
     ChainId,
+    DeviceId,
     EpochNumber,
     Network,
     RoundNumber,
@@ -36,6 +37,7 @@ from headwater_shard.audit.verdicts import (
     Judgement,
     Payout,
     RoundRecord,
+    age_reputations,
     compute_payout,
     find_attested,
     judge_round,
@@ -65,6 +67,7 @@ class RoundAudit:
         self._record = RoundRecord(number=RoundNumber(0))
         self._last_opened = RoundNumber(0)
         self._balances: dict[bytes, int] = {}
+        self._reputations: dict[DeviceId, int] = {}
         self.model = task.initial_model
         """Of the last closed round."""
         self.budget_left = task.round_budget * task.rounds
@@ -175,7 +178,8 @@ class RoundAudit:
     ) -> None:
         record = self._record_of(round_.number)
         item = _name(round_.number)
-        judgements = judge_round(record, block.committee, threshold=self._task.score_threshold)
+        judgements = judge_round(record, block.committee, self._task, self._reputations)
+        self._reputations = age_reputations(self._reputations, judgements)
         accepted = [entry for entry in judgements if entry.reason is ReasonCode.OK]
         aggregates = len(accepted) >= self._task.min_updates
         attested = find_attested(record, block.committee)

@@ -8,12 +8,14 @@ input: the transactions and not the state.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import floor
 
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import UNAVAILABLE, Commit
 from headwater_protocol.identifiers import DeviceId, Digest, RoundNumber, ValidatorId
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.shardchain.rounds import REPUTATION_DECAY
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,8 +70,17 @@ class Payout:
 NO_PAYOUT = Payout(devices={}, delegates={})
 
 
-def judge_round(record: RoundRecord, committee: Committee, *, threshold: int) -> list[Judgement]:
-    """The verdict on every commit, in order of the batches."""
+def judge_round(
+    record: RoundRecord, committee: Committee, task: Task, reputations: Mapping[DeviceId, int]
+) -> list[Judgement]:
+    """The verdict on every commit, in order of the batches.
+
+    Args:
+        record: The round.
+        committee: Whose power counts.
+        task: Says what is accepted.
+        reputations: Of the devices before this round; 0 for those left out.
+    """
     judgements: list[Judgement] = []
     for index, batch in enumerate(record.batches):
         for position, commit in enumerate(batch):
@@ -83,9 +94,26 @@ def judge_round(record: RoundRecord, committee: Committee, *, threshold: int) ->
                 reason, median = ReasonCode.UNAVAILABLE, UNAVAILABLE
             else:
                 median = weigh_median(cast)
-                reason = ReasonCode.OK if median >= threshold else ReasonCode.LOW_SCORE
+                share = Fraction(task.reputation_thousandths, 1_000)
+                standing = median + floor(share * reputations.get(commit.device, 0))
+                is_accepted = standing >= task.score_threshold
+                reason = ReasonCode.OK if is_accepted else ReasonCode.LOW_SCORE
             judgements.append(Judgement(commit=commit, batch=index, reason=reason, score=median))
     return judgements
+
+
+def age_reputations(
+    reputations: Mapping[DeviceId, int], judgements: Sequence[Judgement]
+) -> dict[DeviceId, int]:
+    """The reputations after a round: a scored update moves its device's a part of the way."""
+    aged = dict(reputations)
+    for entry in judgements:
+        if entry.reason is not ReasonCode.UNAVAILABLE:
+            before = aged.get(entry.commit.device, 0)
+            aged[entry.commit.device] = before + floor(
+                Fraction(entry.score - before, REPUTATION_DECAY)
+            )
+    return aged
 
 
 def weigh_median(cast: Sequence[tuple[int, int]]) -> int:

@@ -87,6 +87,12 @@ class State:
         record = self._maps[namespace].get(key)
         return None if record is None else encode_record(record)
 
+    def encoded_entries(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """All entries as a store keeps them: namespace, key, record's bytes."""
+        for name, entries in self._maps.items():
+            for key, record in entries:
+                yield name, key, encode_record(record)
+
 
 def load_state(
     tables: tuple[Table[object], ...], entries: Iterable[tuple[str, bytes, bytes]]
