@@ -1,34 +1,36 @@
 """`headwater-sim`: the demo and the firmware simulator."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-EXTRA_HINT = 'headwater-sim needs an extra: pip install "headwater[sim]"'
+from headwater_shard.command_line import run_app
+
+if TYPE_CHECKING:
+    import typer
+
+PROGRAM = "headwater-sim"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    try:
-        import typer
-        from rich.console import Console
-    except ModuleNotFoundError:
-        print(EXTRA_HINT, file=sys.stderr)
-        return 2
-    from headwater_protocol.errors import HeadwaterError
+    return run_app(PROGRAM, _build_app, argv, extra="headwater[sim]")
+
+
+def _build_app() -> "typer.Typer":
+    import typer
+    from rich.console import Console
 
     app = typer.Typer(
-        name="headwater-sim",
         help="Simulate devices, networks and attackers.",
-        no_args_is_help=True,
         add_completion=False,
-        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
+    debug_option = typer.Option("--debug", help="Show tracebacks.")
 
     @app.callback()
-    def root() -> None:
-        """Simulate devices, networks and attackers."""
+    def set_options(context: typer.Context, debug: Annotated[bool, debug_option] = False) -> None:
+        context.obj.debug = debug
 
     @app.command()
     def demo(
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         attackers: Annotated[int, typer.Option(help="Devices that flip signs.")] = 6,
         seed: Annotated[int, typer.Option(help="Draws data, keys and absences.")] = 1,
         as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
-    ) -> None:
+    ) -> int:
         """Run the main job end to end: devices, two shards, the main chain, the audit."""
         from headwater_firmware_sim.demo.options import DemoOptions
         from headwater_firmware_sim.demo.run import run_demo
@@ -69,14 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print((out / "result.json").read_text(encoding="utf-8"), end="")
         else:
             print_summary(console, options, report)
-        if report.audit != "ok":
-            raise typer.Exit(1)
+        return 0 if report.audit == "ok" else 1
 
-    try:
-        app(args=None if argv is None else list(argv), standalone_mode=False)
-    except typer.Exit as stop:
-        return stop.exit_code
-    except HeadwaterError as error:
-        print(f"headwater-sim: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return app

@@ -9,13 +9,12 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from headwater_protocol.crypto.signing import require_libsodium
-from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
+from headwater_shard.command_line import run_app
 
 if TYPE_CHECKING:
     import typer
@@ -30,62 +29,16 @@ PROGRESS_INTERVAL_S = 0.1
 """Between two drawings of the progress bars."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Options:
-    """What holds for every sub-command."""
-
-    debug: bool = False
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    try:
-        import rich  # noqa: F401  # missing together with typer, and sooner said
-        import typer
-        from typer.main import get_command
-    except ModuleNotFoundError as error:
-        print(
-            f'{PROGRAM}: {error.name} is not installed; run pip install "headwater[gateway]"',
-            file=sys.stderr,
-        )
-        return 2
-    # Newer versions of typer bring a click of their own; its errors are reached through typer.
-    usage_error = next(
-        kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-    )
-    options = _Options()
-    try:
-        require_libsodium()
-        code = get_command(_build_app()).main(
-            args=list(sys.argv[1:] if argv is None else argv),
-            prog_name=PROGRAM,
-            standalone_mode=False,
-            obj=options,
-        )
-    except ConfigError as error:
-        return _refuse(error, options, str(error))
-    except typer.Abort:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not isinstance(error, usage_error):
-            raise
-        message = str(getattr(error, "format_message", error.__str__)()).strip()
-        line = message.splitlines()[0].rstrip(".")
-        return _refuse(error, options, f"{line}; see {PROGRAM} --help")
-    return code if isinstance(code, int) else 0
-
-
-def _refuse(error: Exception, options: _Options, message: str) -> int:
-    if options.debug:
-        traceback.print_exception(error)
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
-    return 2
+    return run_app(PROGRAM, _build_app, argv, extra="headwater[gateway]")
 
 
 def _build_app() -> "typer.Typer":
+    import rich  # noqa: F401  # missing together with typer, and sooner said
     import typer
 
+    require_libsodium()
     app = typer.Typer(
         help="Look after the ledgers of a data folder.",
         add_completion=False,
