@@ -148,19 +148,19 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     # large enough to gain from them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from headwater_agent.data import load_dataset
     from headwater_agent.device import Device
     from headwater_agent.keyfile import load_key
     from headwater_agent.shell.mqtt import MqttShell
     from headwater_agent.store import StateStore
     from headwater_agent.training import LocalTraining
+    from headwater_models.dataset import load_dataset
     from headwater_protocol.crypto.hashing import Domain, hash_bytes
     from headwater_protocol.identifiers import ChainId, Network
 
     log = logging.getLogger("headwater.agent")
     key = load_key(config.key)
     genesis = _load_genesis(config.genesis)
-    dataset = load_dataset(config.data, max_bytes=config.max_data_bytes)
+    dataset = load_dataset(config.data, max_bytes=config.max_data_bytes, key="data.path")
     network = Network(config.network)
     if not creates_state and not config.state.exists():
         raise ConfigError(

@@ -13,12 +13,11 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater_agent.data import Dataset
 from headwater_agent.errors import WrongDigest
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
-from headwater_models.plan import OptimizerKind, TrainingPlan
-from headwater_protocol.chain.task import Training
+from headwater_models.dataset import Dataset
+from headwater_models.plan import training_plan
 from headwater_protocol.errors import HeadwaterError, InvalidMessage, OutOfBounds
 from headwater_protocol.reasons import ReasonCode
 
@@ -97,20 +96,6 @@ class LocalTraining:
             num_steps=result.num_steps,
             mean_loss=result.mean_loss,
         )
-
-
-def training_plan(training: Training) -> TrainingPlan:
-    """A task's plan as the trainer takes it."""
-    return TrainingPlan(
-        optimizer=OptimizerKind(training.optimizer.value),
-        learning_rate_millionths=training.learning_rate_millionths,
-        momentum_thousandths=training.momentum_thousandths,
-        local_epochs=training.local_epochs,
-        max_steps=training.max_steps,
-        batch_size=training.batch_size,
-        proximal_millionths=training.proximal_millionths,
-        clip_norm_thousandths=training.clip_norm_thousandths,
-    )
 
 
 class TrainingWorker:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headwater_protocol.chain.task import Training
 from headwater_protocol.errors import OutOfBounds
 
 MAX_LEARNING_RATE_MILLIONTHS: Final = 1_000_000_000
@@ -92,3 +93,17 @@ class TrainingPlan:
         """Return how many steps a device with `num_examples` takes; at most `MAX_STEPS`."""
         steps = self.local_epochs * -(-num_examples // self.batch_size)
         return min(steps, self.max_steps or MAX_STEPS)
+
+
+def training_plan(training: Training) -> TrainingPlan:
+    """Return a task's training as the trainer takes it; a device and a delegate train alike."""
+    return TrainingPlan(
+        optimizer=OptimizerKind(training.optimizer.value),
+        learning_rate_millionths=training.learning_rate_millionths,
+        momentum_thousandths=training.momentum_thousandths,
+        local_epochs=training.local_epochs,
+        max_steps=training.max_steps,
+        batch_size=training.batch_size,
+        proximal_millionths=training.proximal_millionths,
+        clip_norm_thousandths=training.clip_norm_thousandths,
+    )

@@ -4,16 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.agent_support import (
-    COLLECT_MS,
-    DELTA,
-    START_MS,
-    Net,
-    World,
-    only,
-    shape_of,
-    updates_in,
-)
 
 from headwater_agent.machine.effects import Persist, Publish
 from headwater_agent.machine.inputs import Arrived, Connected, Connecting, Disconnected
@@ -24,6 +14,16 @@ from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import Digest, RoundNumber, Signature, Units
 from headwater_protocol.messages.receipt import Stage, decode_receipt
 from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import (
+    COLLECT_MS,
+    DELTA,
+    START_MS,
+    Net,
+    World,
+    only,
+    shape_of,
+    updates_in,
+)
 
 END_MS = START_MS + COLLECT_MS
 LIMITS = DeviceLimits(first_resend_ms=1_000, max_resend_ms=8_000)

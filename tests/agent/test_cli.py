@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.agent_support import Net
 
 from headwater_agent.cli import main
 from headwater_agent.keyfile import load_key
 from headwater_protocol.chain.genesis import encode_genesis
 from headwater_protocol.errors import ConfigError
+from tests.support.agent_support import Net
 
 NET = Net(num_delegates=1)
 

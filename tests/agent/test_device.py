@@ -2,24 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.support.agent_support import (
-    BASE,
-    COLLECT_MS,
-    DELTA,
-    DEVICE_KEY,
-    ENTROPY,
-    PROGRAM,
-    SHARD,
-    START_MS,
-    TENSOR_SIZES,
-    Net,
-    World,
-    make_task,
-    only,
-    requests_in,
-    shape_of,
-    updates_in,
-)
 
 from headwater_agent.device import Device
 from headwater_agent.machine.effects import (
@@ -53,6 +35,24 @@ from headwater_protocol.messages.update import update_claim
 from headwater_protocol.model.payload import decode_payload
 from headwater_protocol.model.quantized_delta import dequantize
 from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import (
+    BASE,
+    COLLECT_MS,
+    DELTA,
+    DEVICE_KEY,
+    ENTROPY,
+    PROGRAM,
+    SHARD,
+    START_MS,
+    TENSOR_SIZES,
+    Net,
+    World,
+    make_task,
+    only,
+    requests_in,
+    shape_of,
+    updates_in,
+)
 
 
 def test_a_round_from_connection_to_promise_is_this_trace() -> None:

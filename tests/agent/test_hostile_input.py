@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.agent_support import BASE, PROGRAM, Net, World, only, requests_in, updates_in
 
 from headwater_agent.machine.effects import Rejected, Train
 from headwater_agent.machine.inputs import Arrived
@@ -17,6 +16,7 @@ from headwater_protocol.identifiers import Digest, Network, Signature, TimeMs
 from headwater_protocol.messages.announcement import Announcement
 from headwater_protocol.messages.chunk import CHUNK_BYTES, Chunk, split_blob
 from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import BASE, PROGRAM, Net, World, only, requests_in, updates_in
 
 NET = Net()
 GOOD = NET.announce(NET.round())

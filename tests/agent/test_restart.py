@@ -5,6 +5,14 @@ from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from headwater_agent.machine.effects import Persist, Train
+from headwater_agent.machine.inputs import Connected, Connecting, Disconnected, Stopping, Trained
+from headwater_agent.state import DeviceState, apply_changes
+from headwater_protocol.identifiers import RoundNumber
+from headwater_protocol.messages.receipt import Stage
+from headwater_protocol.messages.update import Update
+from headwater_protocol.reasons import ReasonCode
 from tests.support.agent_support import (
     BASE,
     COLLECT_MS,
@@ -15,14 +23,6 @@ from tests.support.agent_support import (
     World,
     updates_in,
 )
-
-from headwater_agent.machine.effects import Persist, Train
-from headwater_agent.machine.inputs import Connected, Connecting, Disconnected, Stopping, Trained
-from headwater_agent.state import DeviceState, apply_changes
-from headwater_protocol.identifiers import RoundNumber
-from headwater_protocol.messages.receipt import Stage
-from headwater_protocol.messages.update import Update
-from headwater_protocol.reasons import ReasonCode
 
 NET = Net(num_delegates=2)
 ANNOUNCED = {number: NET.announced(number) for number in (1, 2, 3)}

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from tests.support.agent_support import COLLECT_MS, START_MS, World
 
 from headwater_agent.machine.effects import Persist
 from headwater_agent.machine.limits import MAX_RECEIPTS
@@ -19,6 +18,7 @@ from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import DeviceId, Network, RoundNumber, TaskId
 from headwater_protocol.messages.receipt import Stage, decode_receipt
 from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import COLLECT_MS, START_MS, World
 
 DEVICE = DeviceId(b"d" * 32)
 NETWORK = Network(b"n" * 32)

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.agent_support import make_task
 
-from headwater_agent.data import Dataset
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
-from headwater_agent.training import LocalTraining, TrainingWorker, training_plan
+from headwater_agent.training import LocalTraining, TrainingWorker
+from headwater_models.dataset import Dataset
+from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.identifiers import RoundNumber
 from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import make_task
 
 MLP = Program.load("mlp-64-32-10")
 HUGE = (np.random.default_rng(1).normal(size=MLP.num_parameters) * 1e25).astype(np.float32)

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.support.tflite_writer import operator_code, program_tree, write_flatbuffer
 
 from headwater_models.cli import main
 from headwater_models.program import Program
+from tests.support.tflite_writer import operator_code, program_tree, write_flatbuffer
 
 
 @pytest.fixture

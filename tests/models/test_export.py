@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.models.test_gradients import draw
 
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
+from tests.models.test_gradients import draw
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-export" / "bin" / "python"

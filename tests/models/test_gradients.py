@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.support.numpy_reference import FORWARD, compute_gradient
 
 from headwater_models.initialization import initial_parameters
 from headwater_models.program import Program, list_programs
 from headwater_models.trainer import Trainer
+from tests.support.numpy_reference import FORWARD, compute_gradient
 
 PROGRAMS = ("mlp-64-32-10", "har-cnn", "cnn-28x28")
 TOLERANCE = 2e-5

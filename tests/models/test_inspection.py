@@ -5,6 +5,12 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from headwater_models.errors import InvalidProgram
+from headwater_models.inspection import inspect_program
+from headwater_models.program import Program, list_programs
+from headwater_models.tflite_file import MAX_PROGRAM_BYTES
+from headwater_protocol.errors import ConfigError, InvalidMessage, TooLarge
 from tests.support.tflite_writer import (
     BATCH,
     FLOAT32,
@@ -13,12 +19,6 @@ from tests.support.tflite_writer import (
     tensor,
     write_flatbuffer,
 )
-
-from headwater_models.errors import InvalidProgram
-from headwater_models.inspection import inspect_program
-from headwater_models.program import Program, list_programs
-from headwater_models.tflite_file import MAX_PROGRAM_BYTES
-from headwater_protocol.errors import ConfigError, InvalidMessage, TooLarge
 
 SHIPPED = {name: Program.load(name) for name in list_programs()}
 CRAFTED = write_flatbuffer(program_tree())

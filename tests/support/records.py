@@ -93,9 +93,8 @@ def record_classes() -> list[type]:
         for entry in vars(importlib.import_module(module.name)).values():
             if isinstance(entry, type) and dataclasses.is_dataclass(entry):
                 name = getattr(entry, "KIND", None)
-                if name is not None:
-                    if found.setdefault(name, entry) is not entry:
-                        raise ValueError(f"two classes are called {name}")
+                if name is not None and found.setdefault(name, entry) is not entry:
+                    raise ValueError(f"two classes are called {name}")
     return [found[name] for name in sorted(found)]
 
 

@@ -25,7 +25,7 @@ class DemoOptions:
     """Of the Dirichlet split."""
     absent_thousandths: int = 50
     """Chance that a device is off the net in a round."""
-    collect_ms: int = 1_500
+    collect_ms: int = 2_000
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from headwater_gateway.machine.effects import Submit
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
 from headwater_protocol.crypto.signing import SecretKey, Verifier
-from headwater_protocol.identifiers import ChainId
+from headwater_protocol.identifiers import ChainId, Height
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import LedgerApplication, make_ledger
 from headwater_shard.engine.bft.effects import Evidence, Finalized
@@ -58,12 +58,21 @@ class ChainHost:
         Raises:
             StorageError: If the store is unusable or of another network.
         """
+        self.chain = chain
         self._store = LedgerStore.open(
             path,
             network=genesis_network(genesis),
             chain=chain,
             genesis=encode_genesis(genesis),
         )
+        try:
+            self._restore(genesis, keys, verifier)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _restore(self, genesis: Genesis, keys: Sequence[SecretKey], verifier: Verifier) -> None:
+        chain = self.chain
         tip = self._store.load_tip()
         saved = self._store.load_votes()
         entries = [] if tip is None else list(self._store.load_entries())
@@ -92,7 +101,11 @@ class ChainHost:
             tip=tip,
         )
         self._last: Tip | Finalized | None = tip
-        self.chain = chain
+
+    @property
+    def height(self) -> Height:
+        """The last finalized block; 0 before the first."""
+        return self._engine.height
 
     @property
     def state(self) -> State:

@@ -16,7 +16,6 @@ import aiomqtt
 
 from headwater_gateway.machine.effects import Publish
 from headwater_protocol.errors import ConfigError
-from headwater_protocol.messages.update import MAX_UPDATE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ CLIENT_LOGGER.setLevel(logging.ERROR)
 FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 30.0
 MAX_QUEUED_PUBLISHES: Final = 100_000
-"""Messages that wait for the broker; while it is away the oldest are dropped."""
+"""Receipts that wait for the broker, about 300 bytes each; the oldest are dropped."""
 CONCURRENT_PUBLISHES: Final = 32
 """Messages under way to the broker without its acknowledgement."""
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -66,6 +65,12 @@ def parse_broker_url(url: str) -> BrokerAddress:
     )
 
 
+def ignore_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """A loop's exception handler: aiomqtt leaves a future behind for each lost connection."""
+    if not isinstance(context.get("exception"), aiomqtt.MqttError):
+        loop.default_exception_handler(context)
+
+
 class MqttBus:
     """Subscribes, hands every message to a callback, and publishes what is queued."""
 
@@ -79,6 +84,19 @@ class MqttBus:
         on_connected: Callable[[], None],
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """Set up; `run` does the work.
+
+        Args:
+            url: Of the broker.
+            client_id: Its own; a broker drops an older connection of the same.
+            filters: Topics to listen to.
+            on_message: Told of every message.
+            on_connected: Told of every connection; publishes anew all that is retained.
+            tls: For `mqtts://`; None takes the system's authorities.
+
+        Raises:
+            ConfigError: If `url` is no broker's.
+        """
         self._address = parse_broker_url(url)
         self._client_id = client_id
         self._filters = tuple(filters)
@@ -91,9 +109,15 @@ class MqttBus:
         self.is_connected = False
 
     def publish(self, publish: Publish) -> None:
-        """Queue a message."""
+        """Queue a message.
+
+        What is retained is not kept for a broker that is away: `on_connected` publishes it anew.
+        """
+        if publish.retain and not self.is_connected:
+            return
         while self._outgoing.qsize() >= MAX_QUEUED_PUBLISHES:
             self._outgoing.get_nowait()
+            self._outgoing.task_done()
             self.dropped += 1
         self._outgoing.put_nowait(publish)
 
@@ -146,18 +170,18 @@ class MqttBus:
 
     async def _receive_all(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            # An oversized message is handed on empty, so that it is refused and counted.
-            payload = message.payload if len(message.payload) <= MAX_UPDATE_BYTES else b""
-            self._on_message(str(message.topic), payload)
+            self._on_message(str(message.topic), message.payload)
 
     async def _publish_all(self, client: aiomqtt.Client) -> None:
         while True:
             publish = await self._outgoing.get()
             try:
                 await client.publish(publish.topic, publish.payload, qos=1, retain=publish.retain)
-            except aiomqtt.MqttError:
-                # Not lost: it goes out on the next connection.
-                self._outgoing.put_nowait(publish)
+            except (aiomqtt.MqttError, asyncio.CancelledError):
+                # Not lost: it goes out on the next connection. The first task that fails cancels
+                # the others, whose messages have not arrived either.
+                if not publish.retain:
+                    self._outgoing.put_nowait(publish)
                 raise
             finally:
                 self._outgoing.task_done()

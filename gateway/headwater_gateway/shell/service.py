@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,17 +111,19 @@ class GatewayService:
         genesis = setup.genesis
         self._folder = DataFolder(setup.folder)
         setup.folder.mkdir(parents=True, exist_ok=True)
-        self._folder.genesis.write_bytes(encode_genesis(genesis))
-        self.blobs = BlobStore(self._folder.blobs)
-        self.blobs.put_all(list(setup.blobs))
         all_keys = [key for shard in setup.shards for key in shard.keys]
-        self._hosts = {
-            chain: self._open(chain, keys)
-            for chain, keys in [
-                (MAIN_CHAIN, all_keys),
-                *((shard.shard, list(shard.keys)) for shard in setup.shards),
-            ]
-        }
+        # The ledgers' locks keep a second process out, so they come before anything is written.
+        self._hosts: dict[ChainId, ChainHost] = {}
+        try:
+            self._hosts[MAIN_CHAIN] = self._open(MAIN_CHAIN, all_keys)
+            for shard in setup.shards:
+                self._hosts[shard.shard] = self._open(shard.shard, list(shard.keys))
+            _write_once(self._folder.genesis, encode_genesis(genesis))
+            self.blobs = BlobStore(self._folder.blobs)
+            self.blobs.put_all(list(setup.blobs))
+        except BaseException:
+            self._close_hosts()
+            raise
         self.machine = GatewayMachine(
             genesis=genesis,
             desks=[
@@ -187,8 +190,10 @@ class GatewayService:
                 group.create_task(self._run_timer(), name="timer")
         finally:
             self._intake_pool.shutdown()
-            self._work_pool.shutdown()
+            self._work_pool.shutdown(cancel_futures=True)
             self.blobs.close()
+            # Each runner has closed its own, unless it was cancelled before it began.
+            self._close_hosts()
 
     async def drain(self) -> None:
         """Wait until everything queued for the broker is out."""
@@ -210,6 +215,10 @@ class GatewayService:
             path=path,
             verifier=self._verifier,
         )
+
+    def _close_hosts(self) -> None:
+        for chain in sorted(self._hosts):
+            self._hosts[chain].close()
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         self.machine.receive(topic, payload, self._now_ms())
@@ -321,13 +330,22 @@ class GatewayService:
                 self._perform()
 
 
-def load_secret_key(path: Path) -> SecretKey:
-    """The key whose seed stands in a file as 64 hexadecimal digits.
+def _write_once(path: Path, data: bytes) -> None:
+    """Write a file that never changes, whole or not at all.
 
     Raises:
-        StorageError: If the file cannot be read or holds something else.
+        StorageError: If it holds something else, or cannot be written.
     """
     try:
-        return SecretKey(bytes.fromhex(path.read_text(encoding="ascii").strip()))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: {error}; make a key with headwater-gateway init") from error
+        if path.exists():
+            if path.read_bytes() != data:
+                raise StorageError(f"{path}: is another network's; give another folder")
+            return
+        draft = path.with_name(path.name + ".new")
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error}; check the disk and its permissions") from error

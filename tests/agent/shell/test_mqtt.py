@@ -13,10 +13,8 @@ import paho.mqtt.client as mqtt
 import pytest
 from amqtt.broker import Broker
 from paho.mqtt.enums import CallbackAPIVersion
-from tests.support.agent_support import DEVICE_KEY, ENTROPY, SHARD, Net, make_task
 
 from headwater_agent.config import AgentConfig, BrokerAddress, Tls
-from headwater_agent.data import Dataset
 from headwater_agent.device import Device
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.machine.limits import DeviceLimits
@@ -24,6 +22,7 @@ from headwater_agent.shell.connection import MAX_PACKET_BYTES, Connection
 from headwater_agent.shell.mqtt import MqttShell, utc_ms
 from headwater_agent.store import StateStore
 from headwater_agent.training import LocalTraining
+from headwater_models.dataset import Dataset
 from headwater_models.program import Program
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
@@ -33,6 +32,7 @@ from headwater_protocol.messages.chunk import split_blob
 from headwater_protocol.messages.status import decode_status
 from headwater_protocol.messages.update import decode_update
 from headwater_protocol.model.fixed_point import encode_model, from_float32
+from tests.support.agent_support import DEVICE_KEY, ENTROPY, SHARD, Net, make_task
 
 MLP = Program.load("mlp-64-32-10")
 MODEL = encode_model(from_float32(np.zeros(MLP.num_parameters, np.float32)))

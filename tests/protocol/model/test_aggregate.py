@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protocol.model.builders import MLP_SIZES, contribution, mlp_delta
 
 from headwater_protocol.errors import OutOfBounds
 from headwater_protocol.model import krum, robust
@@ -21,6 +20,7 @@ from headwater_protocol.model.quantize import quantize
 from headwater_protocol.model.quantized_delta import int32_delta
 from headwater_protocol.model.rule import AggregationRule, RuleKind
 from headwater_protocol.reasons import ReasonCode
+from tests.protocol.model.builders import MLP_SIZES, contribution, mlp_delta
 
 COLUMNS = 3
 int32s = st.integers(-(2**31), 2**31 - 1) | st.integers(-50, 50)

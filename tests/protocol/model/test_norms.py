@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protocol.model.builders import quantized_deltas
 
 from headwater_protocol.errors import OutOfBounds
 from headwater_protocol.model.norms import (
@@ -18,6 +17,7 @@ from headwater_protocol.model.norms import (
     squared_norm,
 )
 from headwater_protocol.model.quantized_delta import int32_delta
+from tests.protocol.model.builders import quantized_deltas
 
 int32s = st.integers(-(2**31), 2**31 - 1)
 vectors = st.lists(int32s | st.integers(-100, 100), max_size=20)

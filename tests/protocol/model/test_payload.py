@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.protocol.model.builders import MLP_SIZES, mlp_delta, quantized_deltas
 
 from headwater_protocol.encoding.cbor import decode_canonical, encode_canonical
 from headwater_protocol.errors import (
@@ -18,6 +17,7 @@ from headwater_protocol.model import payload
 from headwater_protocol.model.payload import decode_payload, encode_payload, max_payload_bytes
 from headwater_protocol.model.quantize import quantize
 from headwater_protocol.model.quantized_delta import QuantizedDelta
+from tests.protocol.model.builders import MLP_SIZES, mlp_delta, quantized_deltas
 
 
 def decode_like(data: bytes, delta: QuantizedDelta, *, max_bytes: int = 10**6) -> QuantizedDelta:

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.protocol.model.builders import MLP_SIZES, mlp_delta, quantized_deltas
 
 from headwater_protocol.errors import OutOfBounds
 from headwater_protocol.model.quantize import NonFiniteDelta, compute_residual, quantize
@@ -15,6 +14,7 @@ from headwater_protocol.model.quantized_delta import (
     max_code,
     max_exponent,
 )
+from tests.protocol.model.builders import MLP_SIZES, mlp_delta, quantized_deltas
 
 
 def generator(seed: int = 0) -> np.random.Generator:

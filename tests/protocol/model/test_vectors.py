@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.make_vectors_model import make_files
 
 from headwater_protocol.model.aggregate import (
     Contribution,
@@ -23,6 +22,7 @@ from headwater_protocol.model.norms import squared_norm
 from headwater_protocol.model.payload import decode_payload, encode_payload
 from headwater_protocol.model.quantized_delta import QuantizedDelta, int32_delta
 from headwater_protocol.model.rule import AggregationRule, RuleKind
+from tests.support.make_vectors_model import make_files
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "model"
 
