@@ -171,6 +171,7 @@ class Net:
             seed=Digest(b"r" * 32),
             rank_threshold=TOP_RANK,
             cohort_size=1,
+            opened_height=Height(1),
             opened_ms=TimeMs(START_MS),
             collect_until_ms=TimeMs(START_MS + number * COLLECT_MS),
             score_until_ms=TimeMs(0),

@@ -157,6 +157,7 @@ def make_round() -> Round:
         seed=digest("seed"),
         rank_threshold=TOP_RANK,
         cohort_size=2,
+        opened_height=Height(1),
         opened_ms=GENESIS_MS,
         collect_until_ms=TimeMs(GENESIS_MS + 1_000),
         score_until_ms=TimeMs(GENESIS_MS + 2_000),

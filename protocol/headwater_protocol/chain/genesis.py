@@ -27,6 +27,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
     VotingPower,
 )
+from headwater_protocol.model.bounds import MAX_TOTAL_EXAMPLES
 
 MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
 
@@ -109,13 +110,19 @@ class Genesis:
 
         Raises:
             OutOfBounds: If a list is out of order, a shard has no validator, a validator an unknown
-                shard, the model is too large, or the sponsor's balance is below the budget.
+                shard, the model or a cohort is too large, or the sponsor's balance is below the
+                budget.
         """
         require_valid(self)
         if self.task.num_parameters > MAX_PARAMETERS:
             raise OutOfBounds(
                 f"the model has {self.task.num_parameters} parameters, the limit is "
                 f"{MAX_PARAMETERS}"
+            )
+        most = self.task.cohort_size * self.task.max_examples
+        if most > MAX_TOTAL_EXAMPLES:
+            raise OutOfBounds(
+                f"cohort_size times max_examples is {most}, one mean takes {MAX_TOTAL_EXAMPLES}"
             )
         for name, keys in (
             ("accounts", [entry.account for entry in self.accounts]),

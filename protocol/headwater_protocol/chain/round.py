@@ -75,6 +75,8 @@ class Round:
     rank_threshold: Digest
     """The highest rank in the cohort, a 256-bit number."""
     cohort_size: CountField
+    opened_height: Height
+    """Devices enrolled later are not in the draw."""
     opened_ms: TimeMs
     collect_until_ms: TimeMs
     score_until_ms: TimeMs

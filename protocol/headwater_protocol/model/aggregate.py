@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_protocol.errors import InvalidMessage, OutOfBounds
-from headwater_protocol.model.bounds import require_range
+from headwater_protocol.model.bounds import MAX_TOTAL_EXAMPLES, require_range
 from headwater_protocol.model.centered_clipping import compute_centered_clipping
 from headwater_protocol.model.integer_mean import (
-    MAX_TOTAL_EXAMPLES,
     MeanAccumulator,
     saturate_int32,
 )

@@ -22,6 +22,9 @@ MAX_PARAMETERS: Final = 2**26
 MAX_TENSORS: Final = 4096
 """Of one model; every tensor costs one byte of exponent in a payload."""
 
+MAX_TOTAL_EXAMPLES: Final = 2**32 - 1
+"""Of one mean of deltas: `2**31 * (2**32 - 1) < 2**63`."""
+
 
 def require_range(name: str, value: int, *, low: int, high: int) -> None:
     """Check that `low <= value <= high`.

@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_protocol.errors import OutOfBounds
-from headwater_protocol.model.bounds import INT32_MAX, INT32_MIN, MAX_PARAMETERS, require_range
-
-MAX_TOTAL_EXAMPLES: Final = 2**32 - 1
-"""Of one mean of deltas: `2**31 * (2**32 - 1) < 2**63`."""
+from headwater_protocol.model.bounds import (
+    INT32_MAX,
+    INT32_MIN,
+    MAX_PARAMETERS,
+    MAX_TOTAL_EXAMPLES,
+    require_range,
+)
 
 MAX_MERGED_EXAMPLES: Final = 2**46
 """Of one merge of models, which sums 16-bit limbs: `2**46 * 2**16 + 2**46 * 2**16 <= 2**63`."""

@@ -11,7 +11,14 @@ from headwater_protocol.chain.transaction import (
 )
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import BadSignature
-from headwater_protocol.identifiers import AccountId, ChainId, RoundNumber, Units, ValidatorId
+from headwater_protocol.identifiers import (
+    AccountId,
+    ChainId,
+    DeviceId,
+    RoundNumber,
+    Units,
+    ValidatorId,
+)
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.shardchain.records import (
@@ -22,6 +29,7 @@ from headwater_shard.shardchain.records import (
     SHARD_KEY,
     UPDATES,
     Batch,
+    Device,
     UpdateEntry,
     batch_key,
     update_key,
@@ -46,6 +54,17 @@ def get_round(state: Draft | State, number: RoundNumber, phases: set[RoundPhase]
     if round_.phase not in phases:
         raise InvalidTransaction(ReasonCode.WRONG_PHASE, f"round {number} is in {round_.phase}")
     return round_
+
+
+def is_drawn(round_: Round, device_id: DeviceId, device: Device) -> bool:
+    """Whether an enrolled device is in a round's cohort.
+
+    One that was enrolled after the round opened is not: whoever enrols could choose its key to suit
+    the seed.
+    """
+    return device.enrolled_height <= round_.opened_height and is_in_cohort(
+        round_, device_id, device.weight
+    )
 
 
 def claim_of(commit: Commit, round_: Round, shard: ChainId) -> UpdateClaim:
@@ -119,7 +138,7 @@ def _require_takes(draft: Draft, round_: Round, commit: Commit) -> None:
     name = commit.device.hex()[:16]
     if device is None:
         raise InvalidTransaction(ReasonCode.NOT_ENROLLED, f"{name} is not enrolled")
-    if not is_in_cohort(round_, commit.device, device.weight):
+    if not is_drawn(round_, commit.device, device):
         raise InvalidTransaction(ReasonCode.NOT_IN_COHORT, f"{name} is not in the cohort")
     if draft.get(UPDATES, update_key(round_.number, commit.device)) is not None:
         raise InvalidTransaction(ReasonCode.DUPLICATE, f"{name} has an update in this round")

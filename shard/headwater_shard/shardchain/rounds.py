@@ -140,6 +140,7 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
             seed=seed,
             rank_threshold=compute_rank_threshold(seed, devices, task.cohort_size),
             cohort_size=min(len(devices), task.cohort_size),
+            opened_height=context.height,
             opened_ms=context.time_ms,
             collect_until_ms=TimeMs(context.time_ms + task.collect_ms),
             score_until_ms=TimeMs(0),

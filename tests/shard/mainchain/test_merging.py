@@ -1,0 +1,271 @@
+"""When an epoch ends, what goes into its merge, and what a lagging shard's checkpoints count."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from headwater_protocol.chain.checkpoint import (
+    MAX_EPOCH_EXAMPLES,
+    Checkpoint,
+    CheckpointSignature,
+    Merge,
+    SignedCheckpoint,
+    checkpoint_digest,
+    checkpoint_message,
+)
+from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.identifiers import MAX_UNSIGNED
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.application import tables_of
+from headwater_shard.mainchain.records import ATTESTATIONS, MERGES, SHARDS, ShardEntry, shard_key
+from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.state.state import load_state
+from tests.support.ledgers import attest_merge, delegates, execute, main_of, next_context, reasons
+from tests.support.network import Chain, key, make_cast
+
+TIMEOUT_MS = 60_000
+
+
+@dataclass
+class Shards:
+    """Checkpoints of made-up shards, each signed by the shard's own delegates."""
+
+    main: Chain
+    last: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def checkpoint(
+        self, shard: str, *, epoch: int = 0, num_examples: int = 10, is_final: bool = False
+    ) -> bytes:
+        last = self.last.get(shard)
+        number = 1 if last is None else last.number + 1
+        checkpoint = Checkpoint(
+            shard=shard,
+            number=number,
+            epoch=epoch,
+            round=number,
+            height=number * 5,
+            state_root=bytes(32),
+            model=blob_digest(f"{shard} {number}".encode()),
+            num_examples=num_examples,
+            is_final=is_final,
+            previous=bytes(32) if last is None else checkpoint_digest(last),
+        )
+        self.last[shard] = checkpoint
+        message = checkpoint_message(self.main.cast.network, checkpoint)
+        rows = [
+            CheckpointSignature(validator=entry.validator, signature=entry.sign(message))
+            for entry in self.main.cast.validators[shard]
+        ]
+        signed = SignedCheckpoint(
+            checkpoint=checkpoint, signatures=tuple(sorted(rows, key=lambda row: row.validator))
+        )
+        return self.main.sign(key("relay"), PostCheckpoint(signed=signed))
+
+    def settle(self, shard: str, **changes: object) -> None:
+        execute(self.main, self.checkpoint(shard, **changes))
+
+
+@pytest.fixture
+def shards() -> Shards:
+    cast = make_cast(shards=("a", "b", "c"), validators_per_shard=1)
+    return Shards(Chain(cast, "main"))
+
+
+def merge_of(main: Chain, epoch: int) -> Merge | None:
+    return main.app.state.get(MERGES, merge_key(epoch))
+
+
+def entry_of(main: Chain, shard: str) -> ShardEntry:
+    entry = main.app.state.get(SHARDS, shard_key(shard))
+    assert entry is not None
+    return entry
+
+
+def test_a_merge_opens_with_the_checkpoint_of_the_last_shard(shards):
+    main = shards.main
+    shards.settle("b", num_examples=7)
+    shards.settle("a", num_examples=3)
+    assert merge_of(main, 1) is None
+    shards.settle("c", num_examples=0)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert merge.model is None
+    assert [(entry.shard, entry.num_examples) for entry in merge.inputs] == [
+        ("a", 3),
+        ("b", 7),
+        ("c", 0),
+    ]
+    for entry in merge.inputs:
+        assert entry.model == shards.last[entry.shard].model
+        assert entry.checkpoint == checkpoint_digest(shards.last[entry.shard])
+
+
+def test_more_checkpoints_of_an_epoch_add_up_and_the_last_model_counts(shards):
+    shards.settle("a", num_examples=3)
+    shards.settle("a", num_examples=4)
+    shards.settle("b")
+    shards.settle("c")
+    merge = merge_of(shards.main, 1)
+    assert merge is not None
+    assert merge.inputs[0].num_examples == 7
+    assert merge.inputs[0].model == shards.last["a"].model
+
+
+def test_an_epoch_stops_waiting_at_its_timeout_and_not_a_millisecond_before(shards):
+    main = shards.main
+    assert main.app.next_timer() is None
+    main.block(after_ms=10 * TIMEOUT_MS)
+    assert not main_of(main).is_merging
+    shards.settle("b")
+    started = main.now_ms
+    assert main.app.next_timer() == started + TIMEOUT_MS
+    main.block(after_ms=TIMEOUT_MS - 1)
+    assert not main_of(main).is_merging
+    main.block(after_ms=1)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert [entry.shard for entry in merge.inputs] == ["b"]
+    assert main.app.next_timer() is None
+
+
+def test_a_second_checkpoint_does_not_start_the_wait_anew(shards):
+    shards.settle("b")
+    started = shards.main.now_ms
+    shards.main.block(after_ms=1_000)
+    shards.settle("b")
+    assert shards.main.app.next_timer() == started + TIMEOUT_MS
+
+
+def test_a_finished_shard_is_not_waited_for(shards):
+    main = shards.main
+    shards.settle("a", is_final=True)
+    shards.settle("b")
+    shards.settle("c")
+    attest_merge(main, blob_digest(b"m"))
+    shards.settle("b", epoch=1)
+    shards.settle("c", epoch=1)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    assert [entry.shard for entry in merge.inputs] == ["b", "c"]
+
+
+def test_when_all_shards_are_finished_the_last_merge_opens_and_no_other(shards):
+    main = shards.main
+    for shard in "abc":
+        shards.settle(shard, is_final=True)
+    attest_merge(main, blob_digest(b"last"))
+    assert main_of(main).epoch == 1
+    main.block(after_ms=10 * TIMEOUT_MS)
+    assert not main_of(main).is_merging
+    assert main.app.next_timer() is None
+
+
+def test_a_quorum_for_one_model_completes_the_merge_and_starts_an_epoch(shards):
+    main = shards.main
+    for shard in "abc":
+        shards.settle(shard)
+    first, second, third = delegates(main)
+    body = AttestMerge(epoch=1, model=blob_digest(b"m"))
+    execute(main, main.sign(first, body), main.sign(second, body))
+    assert main_of(main).is_merging
+    execute(main, main.sign(third, body))
+    merge, chain = merge_of(main, 1), main_of(main)
+    assert merge is not None
+    assert merge.model == blob_digest(b"m")
+    assert (chain.epoch, chain.is_merging, chain.epoch_started_ms) == (1, False, 0)
+    assert main.app.state.count(ATTESTATIONS) == 0
+    for shard in "abc":
+        entry = entry_of(main, shard)
+        assert (entry.epoch_checkpoints, entry.epoch_examples) == (0, 0)
+
+
+def test_split_attestations_complete_nothing(shards):
+    main = shards.main
+    for shard in "abc":
+        shards.settle(shard)
+    for index, signer in enumerate(delegates(main)):
+        body = AttestMerge(epoch=1, model=blob_digest(b"%d" % index))
+        execute(main, main.sign(signer, body))
+    main.block(after_ms=10 * TIMEOUT_MS)
+    assert main_of(main).is_merging
+    assert main_of(main).epoch == 0
+
+
+def test_a_checkpoint_during_a_merge_settles_and_counts_for_no_epoch(shards):
+    main = shards.main
+    for shard in "abc":
+        shards.settle(shard, num_examples=5)
+    shards.settle("a", num_examples=9)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert merge.inputs[0].num_examples == 5
+    entry = entry_of(main, "a")
+    assert (entry.number, entry.epoch_checkpoints, entry.epoch_examples) == (2, 1, 5)
+    attest_merge(main, blob_digest(b"m"))
+    assert entry_of(main, "a").epoch_checkpoints == 0
+    assert main.app.next_timer() is None
+
+
+def test_a_lagging_shards_old_checkpoints_settle_without_counting(shards):
+    main = shards.main
+    shards.settle("a")
+    shards.settle("b")
+    main.block(after_ms=TIMEOUT_MS)
+    attest_merge(main, blob_digest(b"m"))
+    shards.settle("c", epoch=0)
+    assert entry_of(main, "c").number == 1
+    assert entry_of(main, "c").epoch_checkpoints == 0
+    assert main_of(main).epoch_started_ms == 0
+    shards.settle("a", epoch=1)
+    shards.settle("b", epoch=1)
+    assert not main_of(main).is_merging
+    shards.settle("c", epoch=1)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    assert len(merge.inputs) == 3
+
+
+def test_an_epoch_without_a_current_checkpoint_never_times_out(shards):
+    main = shards.main
+    shards.settle("a")
+    main.block(after_ms=TIMEOUT_MS)
+    attest_merge(main, blob_digest(b"m"))
+    shards.settle("b", epoch=0)
+    main.block(after_ms=10 * TIMEOUT_MS)
+    assert not main_of(main).is_merging
+
+
+def test_a_shards_weight_is_capped_whatever_it_claims(shards):
+    main = shards.main
+    for _ in range(3):
+        shards.settle("a", num_examples=MAX_UNSIGNED)
+    assert entry_of(main, "a").epoch_examples == MAX_EPOCH_EXAMPLES
+    shards.settle("b", num_examples=MAX_EPOCH_EXAMPLES)
+    shards.settle("c", num_examples=MAX_EPOCH_EXAMPLES - 1)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert [entry.num_examples for entry in merge.inputs] == [
+        MAX_EPOCH_EXAMPLES,
+        MAX_EPOCH_EXAMPLES,
+        MAX_EPOCH_EXAMPLES - 1,
+    ]
+    entries = [
+        (table.namespace, entry, encode_record(record))
+        for table in tables_of("main")
+        for entry, record in main.app.state.items(table)
+    ]
+    assert load_state(tables_of("main"), entries).root == main.app.state_root
+
+
+def test_two_checkpoints_of_a_shard_settle_in_one_block_in_order_only(shards):
+    main = shards.main
+    first, second = shards.checkpoint("a"), shards.checkpoint("a")
+    assert reasons(main.app.finalize_block(next_context(main, first, second))) == ["ok", "ok"]
+    swapped = Chain(main.cast, "main")
+    again = Shards(swapped)
+    first, second = again.checkpoint("a"), again.checkpoint("a")
+    relayed = swapped.block(second)
+    assert reasons(relayed) == [ReasonCode.BROKEN_LINK]
+    execute(swapped, first)
