@@ -2,8 +2,9 @@
 
 A segment is a row of batches and a batch a row of blobs, both framed as `length (4 bytes,
 big-endian) || SHA-256 of the body || body`. A power cut can tear only the last batch, for which no
-promise was made yet, since a promise waits for the sync; it is cut off when the store is opened for
-writing. Every byte of a segment is covered by a digest, so an auditor finds any change.
+promise was made yet, since a promise waits for the sync; it is cut off, and put aside in a file of
+its own, when the store is opened for writing. Every byte of a segment is
+covered by a digest, so an auditor finds any change.
 """
 
 import hashlib
@@ -22,6 +23,9 @@ from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that reached this size gets no more records."""
+
+COPY_BYTES: Final = 1024 * 1024
+"""Read at a time when a torn tail is put aside."""
 
 LENGTH_BYTES: Final = 4
 DIGEST_BYTES: Final = 32
@@ -235,7 +239,14 @@ class BlobStore:
         if self._read_only:
             self._report(path, offset, f"{size - offset} bytes are no whole batch")
             return
+        # A flipped bit in an old frame looks like a torn tail; so nothing is thrown away for good.
         with path.open("r+b") as file:
+            file.seek(offset)
+            with path.with_suffix(f".torn-{offset}").open("wb") as aside:
+                while piece := file.read(COPY_BYTES):
+                    aside.write(piece)
+                aside.flush()
+                os.fsync(aside.fileno())
             file.truncate(offset)
             os.fsync(file.fileno())
 

@@ -224,3 +224,18 @@ def test_a_segment_that_disappeared_is_a_storage_error(tmp_path):
         segments(tmp_path)[0].unlink()
         with pytest.raises(StorageError, match="No such file"):
             store.get(blob_digest(b"one"))
+
+
+def test_a_flipped_length_loses_no_byte(tmp_path):
+    store = BlobStore(tmp_path)
+    for index in range(3):
+        store.put(bytes([index]) * 50)
+    store.close()
+    path = next(tmp_path.glob("segment-*.blobs"))
+    written = path.read_bytes()
+    damaged = bytearray(written)
+    damaged[0] ^= 1
+    path.write_bytes(damaged)
+    BlobStore(tmp_path).close()
+    aside = next(tmp_path.glob("segment-*.torn-*"))
+    assert path.read_bytes() + aside.read_bytes() == bytes(damaged)
