@@ -35,8 +35,9 @@ from headwater_protocol.messages.topics import TopicKind, parse_topic
 logger = logging.getLogger(__name__)
 
 CLIENT_LOGGER: Final = logging.getLogger("headwater.mqtt")
-"""aiomqtt warns of every publish that waits, which is what a burst looks like."""
-CLIENT_LOGGER.setLevel(logging.ERROR)
+"""aiomqtt warns of every publish that waits and of every answer that came after a loss; both are
+what a burst and a reconnect look like."""
+CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 10.0

@@ -14,6 +14,8 @@ from typing import Final
 
 from headwater_protocol.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S: Final = 30.0
 
 
@@ -44,6 +46,20 @@ def embedded_broker(host: str, port: int) -> Iterator[str]:
         yield f"mqtt://{host}:{chosen}"
     finally:
         runner.stop()
+
+
+class _WalkableDict(dict[str, list[object]]):
+    """A dict that may change while it is walked; the walk sees it as it was."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().__iter__()))
+
+    def items(self) -> list[tuple[str, list[object]]]:  # type: ignore[override]
+        return list(super().items())
+
+
+def _log_in_one_line(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    logger.warning("embedded broker: %s: %r", context.get("message"), context.get("exception"))
 
 
 class _BrokerThread(threading.Thread):
@@ -95,6 +111,10 @@ class _BrokerThread(threading.Thread):
                 },
             }
         )
+        # amqtt walks its subscriptions across awaits; a client that subscribes meanwhile would end
+        # the session of the one that connects, with a connection that stays up and hears nothing.
+        broker._subscriptions = _WalkableDict()
+        self._loop.set_exception_handler(_log_in_one_line)
         await broker.start()
         self._ready.set()
         await self._stopping.wait()
