@@ -40,6 +40,7 @@ from headwater_protocol.identifiers import (
     Digest,
     Nonce,
     TimeMs,
+    ValidatorId,
 )
 from headwater_protocol.messages.topics import TopicKind, network_name, parse_topic
 from headwater_protocol.reasons import ReasonCode
@@ -51,7 +52,7 @@ RETRY_MS: Final = 500
 """After a duty failed, until it is looked at again."""
 
 PATIENCE_MS: Final = 10_000
-"""After which a duty that was submitted and is still owed is done again."""
+"""After which a duty that was submitted and is still owed is done again; work takes its time."""
 
 MAX_ENROLMENTS_UNDER_WAY: Final = 1_000
 
@@ -120,11 +121,15 @@ class GatewayMachine:
         self._relay_key = desks[0].keys[0]
         self._keys = {key.validator: key for desk in desks for key in desk.keys}
         self._tips: dict[ChainId, FinalizedTip] = {}
-        self._under_way: dict[ChainId, dict[str, int]] = {chain: {} for chain in self._states}
+        self._under_way: dict[ChainId, dict[str, int | None]] = {
+            chain: {} for chain in sorted(self._states)
+        }
+        """By ticket when it was submitted; None while it is computed."""
         self._batches: dict[str, CommitUpdates] = {}
         self._num_batches = 0
         self._nonces: dict[tuple[ChainId, bytes], int] = {}
         self._retry_ms: int | None = None
+        self._patience_ms: int | None = None
         self._effects: deque[Effect] = deque()
 
     def effects(self) -> Iterator[Effect]:
@@ -135,14 +140,19 @@ class GatewayMachine:
     def next_timer(self) -> int | None:
         """When `on_timer` is due."""
         times = [intake.next_timer() for intake in self._intakes.values()]
-        return min((at for at in [*times, self._retry_ms] if at is not None), default=None)
+        times += [self._retry_ms, self._patience_ms]
+        return min((at for at in times if at is not None), default=None)
 
     def on_timer(self, now_ms: int) -> None:
-        """Send batches that lingered, and look again at duties that failed."""
+        """Send batches that lingered, and look again at duties that failed or got lost."""
         for shard in sorted(self._intakes):
-            self._effects.extend(self._intakes[shard].on_timer(now_ms))
+            self._perform(shard, self._intakes[shard].on_timer(now_ms))
+        is_due = False
         if self._retry_ms is not None and self._retry_ms <= now_ms:
-            self._retry_ms = None
+            self._retry_ms, is_due = None, True
+        if self._patience_ms is not None and self._patience_ms <= now_ms:
+            self._patience_ms, is_due = None, True
+        if is_due:
             for chain in sorted(self._states):
                 self._look(chain, now_ms)
 
@@ -199,20 +209,15 @@ class GatewayMachine:
         body = self._batches.pop(submit.ticket, None)
         if reason is ReasonCode.OK:
             return
+        self._metrics.refused_transactions[reason] += 1
         if body is not None:
-            self._effects.extend(self._intakes[submit.chain].on_refused(body, reason, now_ms))
+            again = self._intakes[submit.chain].on_refused(body, reason, now_ms)
+            self._perform(submit.chain, again)
         self._drop(submit.chain, submit.ticket, now_ms)
 
     def on_taken_in(self, work: TakeIn, reasons: tuple[ReasonCode, ...], now_ms: int) -> None:
         """A batch is checked, and what passed is stored."""
-        for effect in self._intakes[work.shard].on_taken_in(work, reasons, now_ms):
-            if isinstance(effect, CommitUpdates):
-                self._num_batches += 1
-                ticket = f"{work.shard}/batch/{self._num_batches}"
-                self._batches[ticket] = effect
-                self._submit(work.shard, self._desks[work.shard].keys[0], effect, ticket)
-            else:
-                self._effects.append(effect)
+        self._perform(work.shard, self._intakes[work.shard].on_taken_in(work, reasons, now_ms))
 
     def on_scored(self, work: ScoreBatch, scores: tuple[int, ...] | None, now_ms: int) -> None:
         """Scores are there; None where the base could not be had."""
@@ -220,7 +225,7 @@ class GatewayMachine:
             self._drop(work.shard, work.ticket, now_ms)
             return
         body = PostScores(round=work.round, batch=work.batch, scores=scores)
-        self._submit(work.shard, self._keys[work.validator], body, work.ticket)
+        self._submit_duty(work.shard, work.validator, body, work.ticket, now_ms)
 
     def on_round_model(self, work: ComputeRoundModel, model: Digest | None, now_ms: int) -> None:
         """A round's model is computed and stored; None where a blob could not be had."""
@@ -228,7 +233,7 @@ class GatewayMachine:
             self._drop(work.shard, work.ticket, now_ms)
             return
         body = AttestModel(round=work.round, model=model)
-        self._submit(work.shard, self._keys[work.validator], body, work.ticket)
+        self._submit_duty(work.shard, work.validator, body, work.ticket, now_ms)
 
     def on_merge_model(self, work: ComputeMerge, model: Digest | None, now_ms: int) -> None:
         """A merged model is computed and stored; None where a blob could not be had."""
@@ -236,7 +241,7 @@ class GatewayMachine:
             self._drop(MAIN_CHAIN, work.ticket, now_ms)
             return
         body = AttestMerge(epoch=work.epoch, model=model)
-        self._submit(MAIN_CHAIN, self._keys[work.validator], body, work.ticket)
+        self._submit_duty(MAIN_CHAIN, work.validator, body, work.ticket, now_ms)
 
     def _look(self, chain: ChainId, now_ms: int) -> None:
         """Start what is owed on `chain` and not under way."""
@@ -246,14 +251,19 @@ class GatewayMachine:
         for ticket in [ticket for ticket in under_way if ticket not in tickets]:
             del under_way[ticket]
         for ticket, key, item in due:
-            started_ms = under_way.get(ticket)
-            if started_ms is not None and now_ms < started_ms + PATIENCE_MS:
-                continue
-            under_way[ticket] = now_ms
+            if ticket in under_way:
+                submitted_ms = under_way[ticket]
+                if submitted_ms is None or now_ms < submitted_ms + PATIENCE_MS:
+                    continue
             if isinstance(item, ScoreBatch | ComputeRoundModel | ComputeMerge):
+                under_way[ticket] = None
                 self._effects.append(item)
             else:
+                under_way[ticket] = now_ms
                 self._submit(chain, key, item, ticket)
+        # Nothing else may happen on a chain whose transaction got lost, so a timer looks again.
+        if self._patience_ms is None and any(at is not None for at in under_way.values()):
+            self._patience_ms = now_ms + PATIENCE_MS
 
     def _due(
         self, chain: ChainId, now_ms: int
@@ -303,8 +313,32 @@ class GatewayMachine:
 
     def _drop(self, chain: ChainId, ticket: str, now_ms: int) -> None:
         """A duty failed; it is looked at again after a pause."""
-        if self._under_way[chain].pop(ticket, None) is not None:
-            self._retry_ms = now_ms + RETRY_MS
+        if ticket in self._under_way[chain]:
+            del self._under_way[chain][ticket]
+            if self._retry_ms is None:
+                self._retry_ms = now_ms + RETRY_MS
+
+    def _perform(self, shard: ChainId, effects: Iterator[Effect | CommitUpdates]) -> None:
+        """Take an intake's effects; its batches become transactions of the first delegate."""
+        for effect in effects:
+            if isinstance(effect, CommitUpdates):
+                self._num_batches += 1
+                ticket = f"{shard}/batch/{self._num_batches}"
+                self._batches[ticket] = effect
+                self._submit(shard, self._desks[shard].keys[0], effect, ticket)
+            else:
+                self._effects.append(effect)
+
+    def _submit_duty(
+        self, chain: ChainId, validator: ValidatorId, body: Body, ticket: str, now_ms: int
+    ) -> None:
+        """Submit what a duty's work gave, if it is still owed."""
+        if ticket not in self._under_way[chain]:
+            return
+        self._under_way[chain][ticket] = now_ms
+        if self._patience_ms is None:
+            self._patience_ms = now_ms + PATIENCE_MS
+        self._submit(chain, self._keys[validator], body, ticket)
 
     def _submit(self, chain: ChainId, key: SecretKey, body: Body, ticket: str) -> None:
         entry = self._states[chain].get(NONCES, key.account)

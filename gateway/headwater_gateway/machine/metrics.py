@@ -37,6 +37,8 @@ class Metrics:
         self._rounds: dict[tuple[ChainId, RoundNumber], RoundMetrics] = {}
         self.refused: Counter[ReasonCode] = Counter()
         """Messages refused, by reason, over the life of the process."""
+        self.refused_transactions: Counter[ReasonCode] = Counter()
+        """Transactions of this gateway that an engine refused, by reason."""
         self.garbage: int = 0
         """Messages on topics that the protocol does not know."""
 

@@ -8,6 +8,7 @@ from headwater_gateway.machine.effects import ClearBlob, Effect, Publish, Publis
 from headwater_gateway.machine.metrics import Metrics
 from headwater_protocol.chain.block import Block, Certificate
 from headwater_protocol.chain.round import Round, RoundPhase
+from headwater_protocol.chain.task import Task
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import (
@@ -20,6 +21,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import Announcement, round_key, task_key
 from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
 from headwater_protocol.messages.topics import Topics
+from headwater_protocol.model.fixed_point import MAX_MODEL_OVERHEAD_BYTES
 from headwater_shard.shardchain.records import (
     BATCHES,
     ROUNDS,
@@ -34,6 +36,9 @@ from headwater_shard.state.state import State
 
 KEPT_BASES: Final = 2
 """Models whose pieces stay retained: the open round's base and the one before."""
+
+MAX_ROUNDS_BACK: Final = 64
+"""How far back a publisher that starts anew looks for bases to clear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +91,15 @@ class Publisher:
         if self._program != task.program:
             self._program = task.program
             yield PublishBlob(shard=self._shard, blob=task.program)
+        if not self._bases:
+            # A broker that lived on while this process did not may still retain these.
+            for base in self._earlier_bases(tip.state, round_):
+                yield self._clear(base, task)
         if round_.base not in self._bases:
             self._bases.append(round_.base)
             yield PublishBlob(shard=self._shard, blob=round_.base)
             while len(self._bases) > KEPT_BASES:
-                yield ClearBlob(
-                    shard=self._shard,
-                    blob=self._bases.pop(0),
-                    blob_bytes=4 * task.num_parameters,
-                )
+                yield self._clear(self._bases.pop(0), task)
         announcement = Announcement(
             header=tip.block.header,
             certificate=tip.certificate,
@@ -106,15 +111,32 @@ class Publisher:
         self._announced = round_.number
         yield Publish(topic=self._topics.round, payload=encode_record(announcement), retain=True)
 
+    def _clear(self, base: Digest, task: Task) -> ClearBlob:
+        size = 4 * task.num_parameters + MAX_MODEL_OVERHEAD_BYTES
+        return ClearBlob(shard=self._shard, blob=base, blob_bytes=size)
+
+    def _earlier_bases(self, state: State, round_: Round) -> list[Digest]:
+        """The last distinct bases before `round_`'s, as many as are ever retained."""
+        bases: list[Digest] = []
+        for number in range(round_.number - 1, max(0, round_.number - MAX_ROUNDS_BACK), -1):
+            earlier = state.get(ROUNDS, round_key(RoundNumber(number)))
+            if earlier is not None and earlier.base not in {round_.base, *bases}:
+                bases.append(earlier.base)
+            if len(bases) == KEPT_BASES:
+                break
+        return bases
+
     def _answer_closed(self, state: State, round_: Round, now_ms: int) -> Iterator[Effect]:
         """Verdicts of the last closed round; after a restart nobody waits for older ones."""
         is_closed = round_.phase is RoundPhase.CLOSED
         number = round_.number if is_closed else RoundNumber(round_.number - 1)
         if self._judged is None:
             self._judged = RoundNumber(max(0, number - 1))
-        if number <= self._judged:
-            return
-        self._judged = number
+        for closed in range(self._judged + 1, number + 1):
+            self._judged = RoundNumber(closed)
+            yield from self._answer_round(state, self._judged, now_ms)
+
+    def _answer_round(self, state: State, number: RoundNumber, now_ms: int) -> Iterator[Publish]:
         closed = state.get(ROUNDS, round_key(number))
         if closed is None:
             return

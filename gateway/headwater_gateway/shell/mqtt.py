@@ -20,8 +20,9 @@ from headwater_protocol.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 CLIENT_LOGGER: Final = logging.getLogger("headwater.mqtt")
-"""aiomqtt warns of every publish that waits, which is what a burst looks like."""
-CLIENT_LOGGER.setLevel(logging.ERROR)
+"""aiomqtt warns of every publish that waits and of every answer that came after a loss; both are
+what a burst and a reconnect look like."""
+CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 30.0
@@ -134,6 +135,7 @@ class MqttBus:
                     for topic_filter in self._filters:
                         await client.subscribe(topic_filter, qos=1)
                     self.is_connected = True
+                    logger.info("event=broker_connected")
                     retry_s = FIRST_RETRY_S
                     self._on_connected()
                     async with asyncio.TaskGroup() as group:
@@ -141,10 +143,10 @@ class MqttBus:
                             group.create_task(self._publish_all(client))
                         group.create_task(self._receive_all(client))
             except* aiomqtt.MqttError as group_error:
-                if self.is_connected:
-                    logger.warning("the broker is gone: %s", group_error.exceptions[0])
-                else:
-                    logger.warning("no broker at %s:%d yet", self._address.host, self._address.port)
+                event = "broker_lost" if self.is_connected else "broker_away"
+                address = f"{self._address.host}:{self._address.port}"
+                cause = group_error.exceptions[0]
+                logger.warning("event=%s address=%s detail=%s", event, address, cause)
             self.is_connected = False
             # Jitter keeps a fleet of gateways from coming back in step.
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311

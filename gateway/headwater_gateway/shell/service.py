@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from headwater_gateway.machine.effects import (
     ClearBlob,
@@ -51,6 +52,9 @@ from headwater_shard.blobs import BlobStore
 from headwater_shard.layout import DataFolder
 
 logger = logging.getLogger(__name__)
+
+MAX_REPORTED: Final = 1_000
+"""Duties whose failure is remembered as told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,7 @@ class GatewayService:
         self._bus: MqttBus | None = None
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
+        self._reported: set[str] = set()
         # Intake must not wait for a reference that is being trained.
         self._intake_pool = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._work_pool = ThreadPoolExecutor(1, thread_name_prefix="work")
@@ -265,7 +270,9 @@ class GatewayService:
         try:
             data = self.blobs.get(effect.blob)
         except InvalidMessage:
-            logger.error("blob %s is missing; devices cannot train", effect.blob.hex())
+            logger.error(
+                "event=blob_missing blob=%s detail=devices cannot train", effect.blob.hex()
+            )
             return
         for chunk in split_blob(data):
             self.publish(
@@ -299,22 +306,30 @@ class GatewayService:
         try:
             return self.scorer.score(work)
         except InvalidMessage as error:
-            logger.error("no scores for %s: %s", work.ticket, error)
+            self._report(work.ticket, error)
             return None
 
     def _compute_model(self, work: ComputeRoundModel) -> Digest | None:
         try:
             return compute_model(work, blobs=self.blobs)
         except InvalidMessage as error:
-            logger.error("no model for %s: %s", work.ticket, error)
+            self._report(work.ticket, error)
             return None
 
     def _compute_merge(self, work: ComputeMerge) -> Digest | None:
         try:
             return compute_merge(work, blobs=self.blobs)
         except InvalidMessage as error:
-            logger.error("no merge for %s: %s", work.ticket, error)
+            self._report(work.ticket, error)
             return None
+
+    def _report(self, ticket: str, error: InvalidMessage) -> None:
+        """Log why a duty cannot be done; it is tried again and again, but told once."""
+        if ticket not in self._reported:
+            if len(self._reported) >= MAX_REPORTED:
+                self._reported.clear()
+            self._reported.add(ticket)
+            logger.error("event=duty_failed duty=%s detail=%s", ticket, error)
 
     async def _run_timer(self) -> None:
         """Wake the machine when its own timer is due."""

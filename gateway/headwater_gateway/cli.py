@@ -1,0 +1,321 @@
+"""`headwater-gateway`: found a network on this machine, run its gateway, see how it is doing.
+
+Exit code 0 says done, 1 that the gateway had to stop, 2 that something is to be corrected by the
+user, in one line. Heavy modules are imported by the commands that need them.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+from headwater_protocol.errors import ConfigError
+from headwater_shard.command_line import run_app
+
+if TYPE_CHECKING:
+    import typer
+
+    from headwater_gateway.status import GatewayStatus
+    from headwater_models.program import Program
+
+PROGRAM: Final = "headwater-gateway"
+EXTRA: Final = "headwater[gateway]"
+MODULES: Final = ("typer", "rich", "nacl", "aiomqtt", "amqtt")
+"""What the extra brings, beside the runtimes."""
+RUNTIMES: Final = ("tflite_runtime", "ai_edge_litert")
+DEFAULT_CONFIG: Final = Path("gateway.toml")
+DEFAULT_PROGRAM: Final = "mlp-64-32-10"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Args:
+        argv: Without the program's name; None takes the process's own.
+    """
+    return run_app(PROGRAM, _build_app, argv, extra=EXTRA)
+
+
+def _require_extra() -> None:
+    """Say which extra to install before anything is opened.
+
+    Raises:
+        ConfigError: If a package of the extra is missing.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in MODULES if find_spec(name) is None]
+    if not any(find_spec(name) is not None for name in RUNTIMES):
+        missing.append("a TFLite runtime")
+    if missing:
+        raise ConfigError(missing[0], "is not installed", fix=f'pip install "{EXTRA}"')
+
+
+def _build_app() -> "typer.Typer":
+    import typer
+
+    _require_extra()
+    app = typer.Typer(
+        help="Found a network on this machine, run its gateway, see how it is doing.",
+        add_completion=False,
+        rich_markup_mode=None,
+    )
+    debug_option = typer.Option("--debug", help="Show tracebacks.")
+    config_option = typer.Option("--config", metavar="FILE", help="The gateway's configuration.")
+
+    @app.callback()
+    def set_options(context: typer.Context, debug: Annotated[bool, debug_option] = False) -> None:
+        context.obj.debug = debug
+
+    @app.command("init")
+    def init(
+        context: typer.Context,
+        out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the network.")],
+        name: Annotated[str, typer.Option(help="Of the network.")] = "headwater",
+        shards: Annotated[int, typer.Option(help="How many shards.")] = 1,
+        validators: Annotated[int, typer.Option(help="Validators of each shard.")] = 4,
+        task: Annotated[
+            str, typer.Option(metavar="FILE|defaults", help="A task.toml; see the task command.")
+        ] = "defaults",
+        program: Annotated[
+            str,
+            typer.Option(metavar="NAME|FILE", help="A program that is shipped, or a .tflite file."),
+        ] = DEFAULT_PROGRAM,
+        rounds: Annotated[
+            int | None, typer.Option(help="Rounds of each shard, in place of the task's.")
+        ] = None,
+        validation: Annotated[
+            Path | None,
+            typer.Option(metavar="PATH", help="The delegates' labelled examples: *.csv or .npz."),
+        ] = None,
+        port: Annotated[int, typer.Option(help="Of the embedded broker.")] = 1883,
+        seed_file: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="64 hex digits to derive all keys from."),
+        ] = None,
+        debug: Annotated[bool, debug_option] = False,
+    ) -> int:
+        """Make keys, genesis, initial model and a commented gateway.toml for one machine."""
+        context.obj.debug = context.obj.debug or debug
+        return _init(
+            out,
+            name=name,
+            num_shards=shards,
+            num_validators=validators,
+            task=task,
+            program=program,
+            rounds=rounds,
+            validation=validation,
+            port=port,
+            seed_file=seed_file,
+        )
+
+    @app.command("task")
+    def task(
+        out: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Write it there, if there is none.")
+        ] = None,
+    ) -> int:
+        """Print a commented task.toml with the defaults, to be edited and given to init."""
+        return _task(out)
+
+    @app.command("run")
+    def run(
+        context: typer.Context,
+        config: Annotated[Path, config_option] = DEFAULT_CONFIG,
+        log_level: Annotated[str, typer.Option(metavar="|".join(LOG_LEVELS))] = "info",
+        until_complete: Annotated[
+            bool, typer.Option("--until-complete", help="Stop once all rounds are merged.")
+        ] = False,
+        debug: Annotated[bool, debug_option] = False,
+    ) -> int:
+        """Serve until stopped by SIGTERM or SIGINT."""
+        context.obj.debug = context.obj.debug or debug
+        return _run(config, log_level=log_level, until_complete=until_complete)
+
+    @app.command("status")
+    def status(
+        context: typer.Context,
+        config: Annotated[Path, config_option] = DEFAULT_CONFIG,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+        debug: Annotated[bool, debug_option] = False,
+    ) -> int:
+        """Read heights, rounds and checkpoints from the stores; the gateway may be running."""
+        context.obj.debug = context.obj.debug or debug
+        return _status(config, as_json=as_json)
+
+    return app
+
+
+def _init(
+    out: Path,
+    *,
+    name: str,
+    num_shards: int,
+    num_validators: int,
+    task: str,
+    program: str,
+    rounds: int | None,
+    validation: Path | None,
+    port: int,
+    seed_file: Path | None,
+) -> int:
+    import os
+    import time
+    from dataclasses import replace
+
+    from headwater_gateway.founding import FoundingPlan, derive_seed, found_network
+    from headwater_gateway.keyfile import load_key
+    from headwater_gateway.task_file import default_task_file, load_task_file
+    from headwater_protocol.identifiers import TimeMs
+
+    secret = None if seed_file is None else load_key(seed_file, key="--seed-file").seed
+    task_file = default_task_file() if task == "defaults" else load_task_file(Path(task))
+    if rounds is not None:
+        task_file = replace(task_file, rounds=rounds)
+    founding = found_network(
+        FoundingPlan(
+            folder=out,
+            name=name,
+            num_shards=num_shards,
+            num_validators=num_validators,
+            task=task_file,
+            program=_load_program(program),
+            validation="validation" if validation is None else str(validation.absolute()),
+            port=port,
+            time_ms=TimeMs(time.time_ns() // 1_000_000),
+        ),
+        lambda role: os.urandom(32) if secret is None else derive_seed(secret, role),
+    )
+    print(f"network {founding.network.hex()}")
+    steps = [f"add the ids of your devices to {out}/devices-*.txt (headwater-agent id prints one)"]
+    if validation is None:
+        steps.insert(0, f"put labelled examples of your own into {out}/validation, *.csv or npz")
+    steps.append(f"headwater-gateway run --config {founding.config}")
+    steps.append(
+        f"on each device: headwater-agent init --genesis {out}/genesis.cbor --network "
+        f"{founding.network.hex()} --shard {founding.genesis.shards[0]} "
+        f"--broker mqtt://127.0.0.1:{port}"
+    )
+    print("next:")
+    for number, step in enumerate(steps, start=1):
+        print(f"  {number}. {step}")
+    return 0
+
+
+def _load_program(name: str) -> "Program":
+    from headwater_models.program import Program, list_programs
+    from headwater_protocol.errors import InvalidMessage
+    from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
+
+    if name in list_programs():
+        return Program.load(name)
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            return Program(file.read(MAX_BLOB_BYTES + 1))
+    except OSError as error:
+        raise ConfigError(
+            "--program",
+            f"{name}: {error.strerror}",
+            fix=f"give a .tflite file, or one of {', '.join(list_programs())}",
+        ) from error
+    except InvalidMessage as error:
+        raise ConfigError(
+            "--program", f"{name}: {error}", fix=f"see headwater-model check {name}"
+        ) from error
+
+
+def _task(out: Path | None) -> int:
+    from headwater_gateway.task_file import TEMPLATE
+
+    if out is None:
+        print(TEMPLATE, end="")
+        return 0
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except OSError as error:
+        raise ConfigError("--out", f"{out}: {error.strerror}", fix="name another file") from error
+    print(f"{out}: edit it, then headwater-gateway init --task {out} --out DIR")
+    return 0
+
+
+def _run(config: Path, *, log_level: str, until_complete: bool) -> int:
+    import os
+
+    if log_level not in LOG_LEVELS:
+        raise ConfigError(
+            "--log-level", f"is {log_level!r}", fix=f"use one of {', '.join(LOG_LEVELS)}"
+        )
+    # Before numpy is loaded: the models are too small to gain from a thread a core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from headwater_gateway.config import load_config
+    from headwater_gateway.launch import run_gateway
+
+    loaded = load_config(config)
+    _start_log(log_level)
+    run_gateway(loaded, until_complete=until_complete)
+    return 0
+
+
+def _status(config: Path, *, as_json: bool) -> int:
+    from headwater_gateway.config import load_config
+    from headwater_gateway.status import read_status
+
+    status = read_status(load_config(config))
+    if as_json:
+        print(json.dumps(status.to_json()))
+    else:
+        _print_status(status)
+    return 0
+
+
+def _print_status(status: "GatewayStatus") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"network {status.network}")
+    state = "complete" if status.is_complete else "under way"
+    console.print(f"main chain: block {status.main_height}, {status.epoch} merges, {state}")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("shard", no_wrap=True)
+    for name in ("block", "devices", "round", "accepted", "settled", "merges"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("phase", no_wrap=True)
+    for shard in status.shards:
+        table.add_row(
+            shard.shard,
+            f"{shard.height:,}",
+            f"{shard.devices:,}",
+            f"{shard.round:,}",
+            f"{shard.accepted:,} of {shard.updates:,}",
+            f"{shard.settled:,} of {shard.checkpoints:,}",
+            f"{shard.epoch:,}",
+            "finished" if shard.is_finished else shard.phase,
+        )
+    console.print(table)
+    for shard in status.shards:
+        console.print(f"{shard.shard} model {shard.model}")
+
+
+def _start_log(level: str) -> None:
+    import logging
+    import time
+
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

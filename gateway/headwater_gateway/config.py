@@ -1,0 +1,307 @@
+"""`gateway.toml`: every key, its default, and one line with the fix for what is wrong.
+
+Paths are relative to the file's folder. Unknown keys are refused, because a misspelt one that is
+silently ignored is worse than none.
+"""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headwater_gateway.toml_table import MAX_LIST_ITEMS, TomlTable
+from headwater_protocol.errors import ConfigError
+from headwater_protocol.identifiers import ChainId, DeviceId, Network
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 1883
+DEFAULT_MAX_DATA_BYTES: Final = 256 * 1024 * 1024
+DIGEST_HEX_DIGITS: Final = 64
+MAX_DEVICES_FILE_BYTES: Final = MAX_LIST_ITEMS * (DIGEST_HEX_DIGITS + 64)
+ROOT_KEYS: Final = (
+    *("genesis", "network", "folder", "blobs", "registrar_key"),
+    *("broker", "limits", "shards"),
+)
+BROKER_KEYS: Final = ("url", "host", "port")
+LIMIT_KEYS: Final = ("max_data_bytes",)
+SHARD_KEYS: Final = ("name", "keys", "validation", "devices")
+
+TEMPLATE: Final = string.Template("""\
+# A Headwater gateway. Paths are relative to this file. Unknown keys are refused.
+
+# The network: its genesis file, and its digest. The gateway starts only if the file has this
+# digest. Devices need both: copy the file to them and pin the digest in their agent.toml.
+genesis = $genesis
+network = $network
+
+# Ledgers and blobs. What was promised to devices is here: keep it on a disk that keeps its word.
+# `headwater-shard audit` takes this folder.
+folder = $folder
+
+# Files to store as blobs at the start: the training program and the initial model.
+blobs = $blobs
+
+# Signs the enrolment of the devices listed below. Leave it out where another gateway enrols.
+registrar_key = $registrar_key
+
+[broker]
+# A broker of your own, mqtt://[user:password@]host[:port], or mqtts:// for TLS:
+# url = "mqtt://broker.example:1883"
+# Without a URL the gateway runs a broker itself, for one machine and the first run. It asks nobody
+# for a password, so it listens on this machine alone unless you give another address.
+host = "127.0.0.1"
+port = $port
+
+# [limits]                          # the default
+# max_data_bytes = 268435456        # of each shard's validation data in memory
+""")
+
+SHARD_TEMPLATE: Final = string.Template("""
+[[shards]]
+name = $name
+# The delegates of this shard; this process hosts all of them. Whoever has a key votes with it.
+keys = $keys
+# What delegates train their reference on: labelled examples that are yours, never the devices'. A
+# folder of *.csv (numbers, the class label last) or an .npz file with "features" and "labels". One
+# path is dealt out among the delegates; a list gives each of them its own.
+validation = $validation
+# Devices to enrol: a file with one id a line, read at each start, or a list of ids.
+devices = $devices
+""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """Where the broker is."""
+
+    url: str | None
+    """Of a broker that runs elsewhere; None embeds one."""
+    host: str
+    """Where the embedded one listens."""
+    port: int
+    """1 to 65535."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardConfig:
+    """A shard that is served here."""
+
+    key: str
+    """The table's name, for errors."""
+    shard: ChainId
+    delegate_keys: tuple[Path, ...]
+    """At least one."""
+    validation: tuple[Path, ...]
+    """One for all delegates together, or one for each."""
+    devices: tuple[DeviceId, ...]
+    """To enrol, sorted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """A checked `gateway.toml`; that other files exist is found out by whoever opens them."""
+
+    genesis: Path
+    network: Network
+    """What the genesis has to be."""
+    folder: Path
+    """Ledgers and blobs."""
+    blobs: tuple[Path, ...]
+    """Stored at the start."""
+    registrar_key: Path | None
+    broker: BrokerConfig
+    shards: tuple[ShardConfig, ...]
+    """At least one, names distinct."""
+    max_data_bytes: int
+    """Of one shard's validation data in memory."""
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read and check the file at `path`, and the device lists that it names.
+
+    Raises:
+        ConfigError: Names the key and the fix.
+    """
+    return parse_config(
+        TomlTable.read(path, fix="write one with headwater-gateway init, or name it with --config")
+    )
+
+
+def parse_config(root: TomlTable) -> GatewayConfig:
+    """The configuration in a TOML document.
+
+    Raises:
+        ConfigError: Names the key and the fix.
+    """
+    genesis = root.path("genesis")
+    network = _parse_network(root.text("network"))
+    folder = root.path("folder")
+    blobs = root.paths("blobs") if root.has("blobs") else ()
+    registrar_key = root.path("registrar_key") if root.has("registrar_key") else None
+    broker = _parse_broker(root.table("broker"))
+    limits = root.table("limits")
+    max_data_bytes = limits.integer("max_data_bytes", DEFAULT_MAX_DATA_BYTES)
+    if max_data_bytes < 1:
+        raise ConfigError("limits.max_data_bytes", f"is {max_data_bytes}", fix="give 1 or more")
+    limits.require_empty(LIMIT_KEYS)
+    shards = tuple(_parse_shard(table) for table in root.tables("shards"))
+    root.require_empty(ROOT_KEYS)
+    names = [shard.shard for shard in shards]
+    for shard in shards:
+        if names.count(shard.shard) > 1:
+            raise ConfigError(f"{shard.key}.name", f"{shard.shard} comes twice", fix="drop one")
+        if shard.devices and registrar_key is None:
+            raise ConfigError(
+                "registrar_key",
+                f"is missing, but {shard.key}.devices lists devices to enrol",
+                fix="name the registrar's key, or leave the list out",
+            )
+    return GatewayConfig(
+        genesis=genesis,
+        network=network,
+        folder=folder,
+        blobs=blobs,
+        registrar_key=registrar_key,
+        broker=broker,
+        shards=shards,
+        max_data_bytes=max_data_bytes,
+    )
+
+
+def parse_device(text: str, *, key: str) -> DeviceId:
+    """The id that 64 hexadecimal digits give.
+
+    Raises:
+        ConfigError: If they give none.
+    """
+    try:
+        device = bytes.fromhex(text)
+    except ValueError:
+        device = b""
+    if len(text) != DIGEST_HEX_DIGITS or len(device) * 2 != DIGEST_HEX_DIGITS:
+        raise ConfigError(
+            key,
+            f"{text[:80]!r} is no device id",
+            fix=f"give the {DIGEST_HEX_DIGITS} hexadecimal digits that headwater-agent id prints",
+        )
+    return DeviceId(device)
+
+
+def format_template(
+    *,
+    genesis: str,
+    network: Network,
+    folder: str,
+    blobs: Sequence[str],
+    registrar_key: str,
+    port: int,
+) -> str:
+    """A commented `gateway.toml` without its shards."""
+    return TEMPLATE.substitute(
+        genesis=quote(genesis),
+        network=quote(network.hex()),
+        folder=quote(folder),
+        blobs=_quote_list(blobs),
+        registrar_key=quote(registrar_key),
+        port=port,
+    )
+
+
+def format_shard(*, name: ChainId, keys: Sequence[str], validation: str, devices: str) -> str:
+    """A commented `[[shards]]` table."""
+    return SHARD_TEMPLATE.substitute(
+        name=quote(name),
+        keys=_quote_list(keys),
+        validation=quote(validation),
+        devices=quote(devices),
+    )
+
+
+def quote(text: str) -> str:
+    """`text` as TOML writes it.
+
+    Raises:
+        ConfigError: If it holds a control character.
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if not escaped.isprintable():
+        raise ConfigError("init", f"{text!r} holds a control character", fix="leave it out")
+    return f'"{escaped}"'
+
+
+def _quote_list(texts: Sequence[str]) -> str:
+    return "[" + "".join(f"\n    {quote(text)}," for text in texts) + "\n]"
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        network = bytes.fromhex(text)
+    except ValueError:
+        network = b""
+    if len(network) * 2 != DIGEST_HEX_DIGITS:
+        raise ConfigError(
+            "network",
+            f"{text[:80]!r} is no digest",
+            fix=f"give the genesis digest, {DIGEST_HEX_DIGITS} hexadecimal digits",
+        )
+    return Network(network)
+
+
+def _parse_broker(table: TomlTable) -> BrokerConfig:
+    url = table.text("url") if table.has("url") else None
+    port = table.integer("port", DEFAULT_PORT)
+    if not 1 <= port <= 65_535:
+        raise ConfigError("broker.port", f"is {port}", fix="give 1 to 65535")
+    broker = BrokerConfig(url=url, host=table.text("host", DEFAULT_HOST), port=port)
+    table.require_empty(BROKER_KEYS)
+    return broker
+
+
+def _parse_shard(table: TomlTable) -> ShardConfig:
+    keys = table.paths("keys")
+    if not keys:
+        raise ConfigError(table.key("keys"), "is empty", fix="name the key of a delegate")
+    if table.is_list("validation"):
+        validation = table.paths("validation")
+        if len(validation) != len(keys):
+            raise ConfigError(
+                table.key("validation"),
+                f"has {len(validation)} paths for {len(keys)} delegates",
+                fix="give one path for all of them, or a list with one for each",
+            )
+    else:
+        validation = (table.path("validation"),)
+    shard = ShardConfig(
+        key=table.key("").removesuffix("."),
+        shard=ChainId(table.text("name")),
+        delegate_keys=keys,
+        validation=validation,
+        devices=_parse_devices(table),
+    )
+    table.require_empty(SHARD_KEYS)
+    return shard
+
+
+def _parse_devices(table: TomlTable) -> tuple[DeviceId, ...]:
+    key = table.key("devices")
+    if not table.has("devices"):
+        return ()
+    if table.is_list("devices"):
+        return tuple(sorted({parse_device(text, key=key) for text in table.texts("devices")}))
+    path = table.path("devices")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DEVICES_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            key, f"{path}: {error.strerror}", fix="make the file; it may be empty"
+        ) from None
+    if len(data) > MAX_DEVICES_FILE_BYTES:
+        raise ConfigError(key, f"{path} is too long", fix=f"list {MAX_LIST_ITEMS} devices at most")
+    devices: set[DeviceId] = set()
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+        text = line.partition("#")[0].strip()
+        if text:
+            devices.add(parse_device(text, key=f"{key} ({path} line {number})"))
+    return tuple(sorted(devices))
