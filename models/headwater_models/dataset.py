@@ -1,4 +1,4 @@
-"""Examples from a folder of CSV files or one npz file: a device's own, or a delegate's.
+"""Examples from a folder of CSV or npz files, or one npz file: a device's own, or a delegate's.
 
 They never leave their owner and never come from the network; a configuration names them. Whether
 they fit a program is only known once a task names one, so the shape of an example is checked then.
@@ -71,7 +71,7 @@ class _Unusable(Exception):
 
 
 def load_dataset(path: Path, *, max_bytes: int, key: str) -> Dataset:
-    """Read the examples at `path`, a folder of `*.csv` in order of their names, or an npz file.
+    """Read the examples at `path`, a folder of `*.csv` or `*.npz` by name, or an npz file.
 
     Args:
         path: The folder or file.
@@ -93,7 +93,12 @@ def load_dataset(path: Path, *, max_bytes: int, key: str) -> Dataset:
 
 def _load(path: Path, max_bytes: int) -> Dataset:
     if path.is_dir():
-        return _load_csv_folder(path, max_bytes)
+        archives = sorted(path.glob("*.npz"))
+        if not archives:
+            return _load_csv_folder(path, max_bytes)
+        if any(path.glob("*.csv")):
+            raise _Unusable(f"{path} holds *.csv and *.npz", fix="keep one of the two kinds there")
+        return _load_npz_folder(archives, path, max_bytes)
     if path.suffix == ".npz" and path.is_file():
         return _load_npz(path, max_bytes)
     if not path.exists():
@@ -104,7 +109,7 @@ def _load(path: Path, max_bytes: int) -> Dataset:
 def _load_csv_folder(path: Path, max_bytes: int) -> Dataset:
     files = sorted(path.glob("*.csv"))
     if not files:
-        raise _Unusable(f"{path} holds no *.csv", fix="put the examples there")
+        raise _Unusable(f"{path} holds no *.csv and no *.npz", fix="put the examples there")
     features, labels = array("f"), array("i")
     width = 0
     for file in files:
@@ -168,6 +173,27 @@ def _is_heading(row: list[str]) -> bool:
             continue
         return False
     return True
+
+
+def _load_npz_folder(archives: list[Path], folder: Path, max_bytes: int) -> Dataset:
+    parts: list[Dataset] = []
+    left_bytes = max_bytes
+    for archive in archives:
+        part = _load_npz(archive, left_bytes)
+        if parts and part.features.shape[1:] != parts[0].features.shape[1:]:
+            raise _bad_file(
+                archive,
+                f"its examples have shape {part.features.shape[1:]}, those of "
+                f"{archives[0].name} {parts[0].features.shape[1:]}",
+            )
+        left_bytes -= part.features.nbytes + part.labels.nbytes
+        if left_bytes < 0:
+            raise _too_large(folder, max_bytes)
+        parts.append(part)
+    return Dataset(
+        features=np.concatenate([part.features for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+    )
 
 
 def _load_npz(path: Path, max_bytes: int) -> Dataset:

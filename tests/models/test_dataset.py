@@ -100,3 +100,37 @@ def test_examples_of_another_size_than_the_program_takes_are_refused() -> None:
     data = Dataset(features=np.ones((2, 3), np.float32), labels=np.zeros(2, np.int32))
     with pytest.raises(OutOfBounds, match="3 values"):
         data.reshaped((4,))
+
+
+def save_npz(path, num_examples, width=3):
+    np.savez(
+        path,
+        features=np.full((num_examples, width), num_examples, np.float32),
+        labels=np.zeros(num_examples, np.int32),
+    )
+
+
+def test_a_folder_of_npz_files_is_read_in_order_of_their_names(tmp_path):
+    save_npz(tmp_path / "b.npz", 2)
+    save_npz(tmp_path / "a.npz", 4)
+    dataset = load_dataset(tmp_path, max_bytes=10_000, key="data.path")
+    assert dataset.features[:, 0].tolist() == [4, 4, 4, 4, 2, 2]
+
+
+def test_npz_files_of_other_shapes_or_beside_csv_are_refused(tmp_path):
+    save_npz(tmp_path / "a.npz", 2)
+    save_npz(tmp_path / "b.npz", 2, width=4)
+    with pytest.raises(ConfigError, match=r"b\.npz"):
+        load_dataset(tmp_path, max_bytes=10_000, key="data.path")
+    (tmp_path / "b.npz").unlink()
+    (tmp_path / "c.csv").write_text("1,2,3,0\n")
+    with pytest.raises(ConfigError, match="keep one of the two kinds"):
+        load_dataset(tmp_path, max_bytes=10_000, key="data.path")
+
+
+def test_the_limit_holds_for_a_folder_as_a_whole(tmp_path):
+    save_npz(tmp_path / "a.npz", 1_000)
+    save_npz(tmp_path / "b.npz", 1_000)
+    assert len(load_dataset(tmp_path, max_bytes=32_000, key="data.path").labels) == 2_000
+    with pytest.raises(ConfigError, match="exceeds"):
+        load_dataset(tmp_path, max_bytes=31_999, key="data.path")

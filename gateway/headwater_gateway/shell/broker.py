@@ -17,6 +17,9 @@ from headwater_protocol.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 30.0
+STOP_PATIENCE_S: Final = 0.5
+"""After which connections that do not end are cancelled once more."""
+MAX_STOP_ATTEMPTS: Final = 10
 
 
 def find_free_port(host: str) -> int:
@@ -118,4 +121,12 @@ class _BrokerThread(threading.Thread):
         await broker.start()
         self._ready.set()
         await self._stopping.wait()
-        await broker.shutdown()
+        ending = asyncio.create_task(broker.shutdown())
+        for _ in range(MAX_STOP_ATTEMPTS):
+            await asyncio.wait({ending}, timeout=STOP_PATIENCE_S)
+            if ending.done():
+                return
+            # A reader of amqtt can lose its cancellation to a message that comes at that moment,
+            # and amqtt waits for it forever.
+            for task in asyncio.all_tasks() - {ending, asyncio.current_task()}:
+                task.cancel()
