@@ -45,7 +45,7 @@ def run_killed(tmp_path: Path, *, num_kills: int, rounds: int, seed: int, timeou
         assert payload == receipt.payload, receipt
         assert height <= receipt.height, receipt
     # The run is only worth something if most rounds took most devices.
-    assert len(promises) > 10 * rounds // 2
+    assert len(promises) > 2 * rounds
     assert sum(entry.updates for entry in shards) <= 10 * rounds
     assert sum(entry.rewards for entry in shards) > 0
 
