@@ -3,12 +3,15 @@
 `HEADWATER_REQUIRE=broker,crash,...` names the markers that may not be skipped; CI sets it.
 """
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.browser import find_chromium
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,10 @@ def why_missing(marker: str) -> str | None:
         return "needs Mosquitto: apt-get install mosquitto"
     if marker == "export" and not (ROOT / ".venv-export/bin/headwater-model").is_file():
         return "needs TensorFlow in .venv-export: make programs"
+    if marker == "browser" and find_chromium() is None:
+        return "needs Chromium: apt-get install chromium"
+    if marker == "ray" and importlib.util.find_spec("ray") is None:
+        return "needs Ray: pip install -e '.[ray]'"
     return None
 
 

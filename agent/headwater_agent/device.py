@@ -60,9 +60,10 @@ from headwater_agent.machine.job import (
 )
 from headwater_agent.machine.limits import ENTROPY_BYTES, DeviceLimits
 from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
+from headwater_agent.machine.reading import DirectReader, Reader
 from headwater_agent.machine.tally import Tally
 from headwater_agent.state import Changes, DeviceState, apply_changes
-from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey, Verifier
@@ -76,7 +77,6 @@ from headwater_protocol.identifiers import (
     RoundNumber,
 )
 from headwater_protocol.messages.announcement import Announcement
-from headwater_protocol.messages.chunk import decode_chunk
 from headwater_protocol.messages.receipt import (
     SignedReceipt,
     Stage,
@@ -102,6 +102,7 @@ class Device:
         weight: As enrolled; part of the draw of cohorts.
         limits: Bounds on sizes and waits.
         verifier: Checks signatures; thousands of devices in a process share one that remembers.
+        reader: Decodes what the whole fleet is sent; shared in the same way.
 
     Raises:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
@@ -119,15 +120,18 @@ class Device:
         weight: int = 1,
         limits: DeviceLimits | None = None,
         verifier: Verifier | None = None,
+        reader: Reader | None = None,
     ) -> None:
         if len(entropy) != ENTROPY_BYTES:
             raise ValueError(f"entropy has {ENTROPY_BYTES} bytes, not {len(entropy)}")
         if not 1 <= weight <= MAX_DEVICE_WEIGHT:
             raise ConfigError("weight", f"{weight} is no weight", fix=f"1 to {MAX_DEVICE_WEIGHT}")
-        if genesis_network(genesis) != network:
+        self._reader = reader or DirectReader()
+        found = self._reader.network(genesis)
+        if found != network:
             raise ConfigError(
                 "network",
-                f"the genesis has the digest {genesis_network(genesis).hex()}",
+                f"the genesis has the digest {found.hex()}",
                 fix="get the genesis of the network that you pinned, or correct the pin",
             )
         if shard not in genesis.shards:
@@ -140,13 +144,14 @@ class Device:
         self._entropy = entropy
         self._weight = weight
         self._limits = limits or DeviceLimits()
-        committee = genesis.committee(shard)
+        committee = self._reader.committee(genesis, shard)
         self._gate = Gate(
             network=network,
             shard=shard,
             device=key.device,
             committee=committee,
             verifier=verifier or DirectVerifier(),
+            reader=self._reader,
         )
         self._topics = Topics(network, shard)
         self._state = state
@@ -335,7 +340,7 @@ class Device:
             self._effects.append(Subscribe(topics=self._chunk_filters(missing)))
 
     def _on_chunk(self, topic: Topic, payload: bytes, now_ms: int) -> None:
-        chunk = decode_chunk(payload)
+        chunk = self._reader.chunk(payload)
         if (topic.blob, topic.index) != (chunk.blob, chunk.index):
             raise OutOfBounds("a piece on the topic of another one")
         if not self._fetcher.add(chunk, now_ms):
@@ -357,6 +362,7 @@ class Device:
                 base=self._fetcher.get(job.round.base),
                 program=self._fetcher.get(job.task.program),
                 entropy=self._entropy,
+                reader=self._reader,
             )
         except InvalidMessage as error:
             self._abandon(error.reason, "the base is not the task's")

@@ -21,6 +21,8 @@ def _build_app() -> "typer.Typer":
     import typer
     from rich.console import Console
 
+    from headwater_firmware_sim.study.cli import add_study_commands
+
     app = typer.Typer(
         help="Simulate devices, networks and attackers.",
         add_completion=False,
@@ -73,4 +75,67 @@ def _build_app() -> "typer.Typer":
             print_summary(console, options, report)
         return 0 if report.audit == "ok" else 1
 
+    @app.command()
+    def run(
+        *,
+        scenario: Annotated[Path, typer.Argument(metavar="SCENARIO", help="A TOML file.")],
+        seed: Annotated[int | None, typer.Option(min=0, help="In place of the scenario's.")] = None,
+        out: Annotated[
+            Path | None, typer.Option(help="Folder for ledgers, tables and the report.")
+        ] = None,
+        audit: Annotated[bool, typer.Option("--audit", help="Replay the ledgers at the end.")] = (
+            False
+        ),
+        live: Annotated[
+            bool, typer.Option("--live", help="On a real broker, in real time.")
+        ] = False,
+        broker: Annotated[
+            str | None, typer.Option(help="With --live, mqtt://host:port; embedded if left out.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
+    ) -> int:
+        """Run a scenario; in virtual time, and the same for the same seed, unless --live."""
+        from headwater_firmware_sim.running import run_file
+        from headwater_protocol.errors import ConfigError
+
+        console = Console(stderr=as_json)
+        if broker is not None and not live:
+            raise ConfigError("--broker", "needs a live run", fix="add --live")
+        if live:
+            from headwater_firmware_sim.live.scenario import run_live_file
+
+            result = run_live_file(
+                scenario, seed=seed, out=out, broker_url=broker, console=console, as_json=as_json
+            )
+        else:
+            result = run_file(
+                scenario, seed=seed, out=out, audits=audit, console=console, as_json=as_json
+            )
+        return 0 if result.final.audit in {"ok", "not run"} else 1
+
+    @app.command()
+    def fuzz(
+        *,
+        seeds: Annotated[int, typer.Option(min=1, max=10_000_000, help="How many.")] = 1_000,
+        first: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+        workers: Annotated[
+            int | None, typer.Option(min=1, max=256, help="Processes; all cores if left out.")
+        ] = None,
+        without: Annotated[
+            str, typer.Option(help="Kinds of faults to leave out, with commas between.")
+        ] = "",
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ) -> int:
+        """Search for bugs: random scenarios whose invariants are checked after every block."""
+        from headwater_firmware_sim.fuzz.command_line import fuzz_seeds
+
+        return fuzz_seeds(
+            range(first, first + seeds),
+            workers=workers,
+            without=without,
+            console=Console(stderr=as_json),
+            as_json=as_json,
+        )
+
+    add_study_commands(app)
     return app

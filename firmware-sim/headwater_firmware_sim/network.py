@@ -24,15 +24,12 @@ class NetworkPlan:
     """All keys and the genesis of a simulated network."""
 
     genesis: Genesis
+    network: Network
+    """The digest of the genesis."""
     delegates: dict[ChainId, tuple[SecretKey, ...]]
     registrar: SecretKey
     sponsor: SecretKey
     devices: tuple[SecretKey, ...]
-
-    @property
-    def network(self) -> Network:
-        """The digest of the genesis."""
-        return genesis_network(self.genesis)
 
     def shard_of(self, device: int) -> ChainId:
         """Which shard a device belongs to: they are dealt out in turn."""
@@ -91,6 +88,7 @@ def plan_network(
     genesis.require_consistent()
     return NetworkPlan(
         genesis=genesis,
+        network=genesis_network(genesis),
         delegates=delegates,
         registrar=registrar,
         sponsor=sponsor,

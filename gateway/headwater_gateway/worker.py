@@ -3,7 +3,7 @@
 Everything here may run on a thread of its own; it takes an effect and gives its result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,16 +25,19 @@ from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage, StorageError
 from headwater_protocol.identifiers import Digest, RoundNumber, ValidatorId
 from headwater_protocol.model.fixed_point import from_float32, to_float32
-from headwater_protocol.model.norms import compute_cosine_ten_thousandths
-from headwater_protocol.model.quantized_delta import int32_delta
+from headwater_protocol.model.norms import compute_cosine, inner_product, squared_norm
+from headwater_protocol.model.quantized_delta import QuantizedDelta, int32_delta
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.blobs import BlobStore
+from headwater_shard.blobs import Blobs
 from headwater_shard.round_model import (
     compute_merged_model,
     compute_round_model,
     decode_task_model,
     decode_update_payload,
 )
+
+DecodeUpdate = Callable[[Task, bytes], QuantizedDelta]
+"""`decode_update_payload`, or one that remembers what it has decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +56,13 @@ class Unscorable(InvalidMessage):
     reason = ReasonCode.UNAVAILABLE
 
 
-def check_updates(work: TakeIn, *, verifier: Verifier, blobs: BlobStore) -> tuple[ReasonCode, ...]:
+def check_updates(
+    work: TakeIn,
+    *,
+    verifier: Verifier,
+    blobs: Blobs,
+    decode: DecodeUpdate = decode_update_payload,
+) -> tuple[ReasonCode, ...]:
     """Verify signatures and payloads, and store the good payloads with one sync.
 
     Raises:
@@ -67,7 +76,7 @@ def check_updates(work: TakeIn, *, verifier: Verifier, blobs: BlobStore) -> tupl
             reasons.append(ReasonCode.BAD_SIGNATURE)
             continue
         try:
-            decode_update_payload(work.task, update.payload)
+            decode(work.task, update.payload)
         except InvalidMessage as error:
             reasons.append(error.reason)
             continue
@@ -78,7 +87,9 @@ def check_updates(work: TakeIn, *, verifier: Verifier, blobs: BlobStore) -> tupl
     return tuple(reasons)
 
 
-def compute_model(work: ComputeRoundModel, *, blobs: BlobStore) -> Digest:
+def compute_model(
+    work: ComputeRoundModel, *, blobs: Blobs, decode: DecodeUpdate = decode_update_payload
+) -> Digest:
     """Compute a round's model and store it.
 
     Raises:
@@ -92,13 +103,29 @@ def compute_model(work: ComputeRoundModel, *, blobs: BlobStore) -> Digest:
             accepted=work.accepted,
             correction=work.correction,
             fetch=blobs.get,
+            decode=decode,
         )
     )
 
 
-def compute_merge(work: ComputeMerge, *, blobs: BlobStore) -> Digest:
+def compute_merge(work: ComputeMerge, *, blobs: Blobs) -> Digest:
     """Compute an epoch's merged model and store it; errors as `compute_model`."""
     return blobs.put(compute_merged_model(work.task, work.inputs, fetch=blobs.get))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vector:
+    """A delta as it is compared with others."""
+
+    values: NDArray[np.int64]
+    """Shape (num_parameters,)."""
+    squared: int
+    """Its squared norm."""
+
+
+def _make_vector(delta: NDArray[np.int32]) -> _Vector:
+    values = delta.astype(np.int64)
+    return _Vector(values, squared_norm(values))
 
 
 class Scorer:
@@ -110,11 +137,22 @@ class Scorer:
     MAX_REFERENCES: int = 256
     """Kept at a time: a few rounds of every delegate in this process."""
 
-    def __init__(self, *, blobs: BlobStore, data: Mapping[ValidatorId, ValidationData]) -> None:
+    MAX_DELTA_BYTES: int = 64 * 1024 * 1024
+    """Of decoded updates kept for the other delegates of this process, which score them next."""
+
+    def __init__(
+        self,
+        *,
+        blobs: Blobs,
+        data: Mapping[ValidatorId, ValidationData],
+        decode: DecodeUpdate = decode_update_payload,
+    ) -> None:
         self._blobs = blobs
         self._data = dict(data)
+        self._decode = decode
         self._trainers: dict[Digest, Trainer] = {}
-        self._references: dict[tuple[ValidatorId, RoundNumber, Digest], NDArray[np.int32]] = {}
+        self._references: dict[tuple[ValidatorId, RoundNumber, Digest], _Vector] = {}
+        self._deltas: dict[Digest, _Vector] = {}
 
     def score(self, work: ScoreBatch) -> tuple[int, ...]:
         """The cosines in ten-thousandths, in the batch's order; `UNAVAILABLE` where one is missing.
@@ -126,13 +164,28 @@ class Scorer:
         scores: list[int] = []
         for commit in work.commits:
             try:
-                payload = self._blobs.get(commit.payload)
-                delta = int32_delta(decode_update_payload(work.task, payload))
+                delta = self._delta(work.task, commit.payload)
             except (InvalidMessage, StorageError):
                 scores.append(UNAVAILABLE)
             else:
-                scores.append(compute_cosine_ten_thousandths(delta, reference))
+                scores.append(
+                    compute_cosine(
+                        inner_product(delta.values, reference.values),
+                        left_squared=delta.squared,
+                        right_squared=reference.squared,
+                    )
+                )
         return tuple(scores)
+
+    def _delta(self, task: Task, payload: Digest) -> _Vector:
+        known = self._deltas.get(payload)
+        if known is not None and len(known.values) == task.num_parameters:
+            return known
+        delta = _make_vector(int32_delta(self._decode(task, self._blobs.get(payload))))
+        while self._deltas and len(self._deltas) * delta.values.nbytes >= self.MAX_DELTA_BYTES:
+            del self._deltas[next(iter(self._deltas))]
+        self._deltas[payload] = delta
+        return delta
 
     def trainer(self, task: Task) -> Trainer:
         """The trainer of a task's program.
@@ -144,7 +197,7 @@ class Scorer:
             self._trainers[task.program] = Trainer(Program(self._blobs.get(task.program)))
         return self._trainers[task.program]
 
-    def _reference(self, work: ScoreBatch) -> NDArray[np.int32]:
+    def _reference(self, work: ScoreBatch) -> _Vector:
         key = (work.validator, work.round, work.base)
         known = self._references.get(key)
         if known is not None:
@@ -160,7 +213,9 @@ class Scorer:
             result = self.trainer(task).train(
                 base, data.features, data.labels, training_plan(task.training), rng
             )
-            reference = from_float32(result.delta, fraction_bits=task.fraction_bits).parameters
+            reference = _make_vector(
+                from_float32(result.delta, fraction_bits=task.fraction_bits).parameters
+            )
         except (
             InvalidMessage,
             StorageError,

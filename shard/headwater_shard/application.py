@@ -18,6 +18,7 @@ from headwater_protocol.identifiers import (
 )
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext, Changes, Execution, QueryResult
+from headwater_shard.engine.execution_cache import ExecutionCache
 from headwater_shard.mainchain.ledger import MainLedger
 from headwater_shard.mainchain.records import MAIN_TABLES
 from headwater_shard.shardchain.ledger import ShardLedger
@@ -59,9 +60,23 @@ class LedgerApplication:
     MAX_PENDING: int = 16
     """Executions kept; a height rarely has more than one proposal a view."""
 
-    def __init__(self, ledger: Ledger, verifier: Verifier) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        verifier: Verifier,
+        *,
+        cache: ExecutionCache[tuple[State, Execution]] | None = None,
+    ) -> None:
+        """Start at genesis.
+
+        Args:
+            ledger: The rules.
+            verifier: Checks signatures.
+            cache: Shares executions between the replicas of a simulation; None really executes.
+        """
         self._ledger = ledger
         self._verifier = verifier
+        self._cache = cache
         self._state = ledger.genesis_state()
         self._height = Height(0)
         self._time_ms = TimeMs(0)
@@ -183,6 +198,21 @@ class LedgerApplication:
             raise InvalidBlock(f"block {context.height} after {self._height}")
         if context.time_ms <= self._time_ms:
             raise InvalidBlock(f"block time {context.time_ms} after {self._time_ms}")
+        if self._cache is None:
+            executed = self._execute(context)
+        else:
+            executed = self._cache.get_or_compute(
+                chain=self.chain,
+                state_root=self._state.root,
+                context=context,
+                compute=lambda: self._execute(context),
+            )
+        while len(self._pending) >= self.MAX_PENDING:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[context] = executed
+        return executed[1]
+
+    def _execute(self, context: BlockContext) -> tuple[State, Execution]:
         draft, outcomes = apply_block(self._ledger, self._state, context, self._verifier)
         state = self._state.updated(draft.changes)
         execution = Execution(
@@ -191,10 +221,7 @@ class LedgerApplication:
             next_committee=self._ledger.committee(state),
             changes=self._changes(draft),
         )
-        while len(self._pending) >= self.MAX_PENDING:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[context] = (state, execution)
-        return execution
+        return state, execution
 
     def _changes(self, draft: Draft) -> Changes:
         """What a store has to write; the first block brings the genesis' entries along."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import OutOfBounds, StorageError, TooLarge
@@ -30,6 +30,31 @@ COPY_BYTES: Final = 1024 * 1024
 LENGTH_BYTES: Final = 4
 DIGEST_BYTES: Final = 32
 HEADER_BYTES: Final = LENGTH_BYTES + DIGEST_BYTES
+
+
+class Blobs(Protocol):
+    """A store of blobs; `BlobStore` is one, a simulation keeps its own in memory."""
+
+    def put_all(self, blobs: Sequence[bytes]) -> tuple[Digest, ...]:
+        """Store blobs durably; their names, in the same order.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        ...
+
+    def put(self, blob: bytes) -> Digest:
+        """Store one blob durably."""
+        ...
+
+    def get(self, digest: Digest) -> bytes:
+        """A blob's bytes, whose digest was checked.
+
+        Raises:
+            MissingBlob: If it is not here.
+            StorageError: If what is here has another digest or cannot be read.
+        """
+        ...
 
 
 class MissingBlob(OutOfBounds):

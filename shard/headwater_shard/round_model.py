@@ -75,6 +75,7 @@ def compute_round_model(
     accepted: Sequence[Commit],
     correction: MergeCorrection | None,
     fetch: FetchBlob,
+    decode: Callable[[Task, bytes], QuantizedDelta] = decode_update_payload,
 ) -> bytes:
     """The encoded model of a round: base, plus the aggregate of `accepted`, plus the correction.
 
@@ -85,6 +86,7 @@ def compute_round_model(
             aggregates nothing.
         correction: A merge to move to, if the ledger recorded one.
         fetch: Gives the blobs.
+        decode: As `decode_update_payload`; may remember what it has decoded.
 
     Raises:
         InvalidMessage: If a blob cannot be had or does not fit the task.
@@ -95,7 +97,7 @@ def compute_round_model(
             Contribution(
                 device_id=commit.device,
                 num_examples=commit.num_examples,
-                delta=decode_update_payload(task, fetch(commit.payload)),
+                delta=decode(task, fetch(commit.payload)),
             )
             for commit in accepted
         ),

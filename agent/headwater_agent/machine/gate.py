@@ -7,18 +7,14 @@ of forgeries should not.
 from collections.abc import Iterable
 
 from headwater_agent.errors import NotDelegate, StaleRound, WrongDigest
+from headwater_agent.machine.reading import Reader
 from headwater_agent.state import NO_ROUND
 from headwater_protocol.chain.block import NO_DIGEST
 from headwater_protocol.chain.committee import Committee
-from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import OutOfBounds
 from headwater_protocol.identifiers import ChainId, DeviceId, Digest, Height, Network, RoundNumber
-from headwater_protocol.messages.announcement import (
-    Announcement,
-    decode_announcement,
-    verify_announcement,
-)
+from headwater_protocol.messages.announcement import Announcement
 from headwater_protocol.messages.receipt import (
     Receipt,
     SignedReceipt,
@@ -37,6 +33,7 @@ class Gate:
         device: Whose receipts are meant.
         committee: Who may certify and answer.
         verifier: Checks signatures.
+        reader: Decodes announcements.
     """
 
     def __init__(
@@ -47,12 +44,14 @@ class Gate:
         device: DeviceId,
         committee: Committee,
         verifier: Verifier,
+        reader: Reader,
     ) -> None:
         self._network = network
         self._shard = shard
         self._device = device
         self._committee = committee
         self._verifier = verifier
+        self._reader = reader
         self._announced = NO_DIGEST
         self._announced_round = NO_ROUND
         self._announced_height = Height(0)
@@ -78,16 +77,16 @@ class Gate:
             StaleRound: If a later round or block is known, or a later round was signed.
             InvalidMessage: If it does not decode, or more than two thirds did not certify it.
         """
-        digest = blob_digest(payload)
+        digest = self._reader.name(payload)
         if digest == self._announced:
             return None
-        announcement = decode_announcement(payload)
+        announcement = self._reader.announcement(payload)
         number, height = announcement.round.number, announcement.header.height
         if number < max(self._announced_round, last_signed_round):
             raise StaleRound(f"round {number} is announced after a later one")
         if height < self._announced_height:
             raise StaleRound(f"height {height} is announced after a later one")
-        verify_announcement(
+        self._reader.verify(
             announcement,
             network=self._network,
             shard=self._shard,

@@ -2,22 +2,16 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from headwater_agent.machine.contribution import Deadlines
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.limits import DeviceLimits
+from headwater_agent.machine.reading import Reader
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
-from headwater_protocol.errors import OutOfBounds, TooLarge
+from headwater_protocol.errors import TooLarge
 from headwater_protocol.identifiers import MAX_UNSIGNED, Digest, RoundNumber, TimeMs
-from headwater_protocol.model.fixed_point import (
-    MAX_MODEL_OVERHEAD_BYTES,
-    decode_model,
-    to_float32,
-)
+from headwater_protocol.model.fixed_point import MAX_MODEL_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -58,7 +52,7 @@ def list_blobs(job: Job, limits: DeviceLimits) -> dict[Digest, int]:
     }
 
 
-def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes) -> Train:
+def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes, reader: Reader) -> Train:
     """What the trainer is asked for.
 
     Raises:
@@ -70,7 +64,7 @@ def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes) -> Tr
         program_digest=task.program,
         program=program,
         tensor_sizes=task.tensor_sizes,
-        parameters=_decode_base(base, task),
+        parameters=reader.base(base, task),
         training=task.training,
         seed=int.from_bytes(derive_seed(entropy, job.round.number, b"train")[:8], "big") >> 1,
     )
@@ -79,16 +73,3 @@ def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes) -> Tr
 def derive_seed(entropy: bytes, round_: RoundNumber, purpose: bytes) -> Digest:
     """A secret seed for one purpose in one round, the same after a restart."""
     return hash_bytes(Domain.SEED, entropy, round_.to_bytes(8, "big"), purpose)
-
-
-def _decode_base(data: bytes, task: Task) -> NDArray[np.float32]:
-    model = decode_model(data, max_parameters=task.num_parameters)
-    if len(model.parameters) != task.num_parameters:
-        raise OutOfBounds(
-            f"the base has {len(model.parameters)} parameters, not {task.num_parameters}"
-        )
-    if model.fraction_bits != task.fraction_bits:
-        raise OutOfBounds(
-            f"the base has {model.fraction_bits} fraction bits, not {task.fraction_bits}"
-        )
-    return to_float32(model)

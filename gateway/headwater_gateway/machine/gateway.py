@@ -119,6 +119,8 @@ class GatewayMachine:
             MainDuties(key=key, task=genesis.task) for desk in desks for key in desk.keys
         ]
         self._relay_key = desks[0].keys[0]
+        self._enrolments: dict[ChainId, dict[DeviceId, EnrolDevice]] = {}
+        self._to_enrol = {desk.shard: deque(desk.devices) for desk in desks}
         self._keys = {key.validator: key for desk in desks for key in desk.keys}
         self._tips: dict[ChainId, FinalizedTip] = {}
         self._under_way: dict[ChainId, dict[str, int | None]] = {
@@ -290,26 +292,38 @@ class GatewayMachine:
         if self._registrar is None:
             return
         state = self._states[shard]
-        missing = [
-            device for device in self._desks[shard].devices if state.get(DEVICES, device) is None
-        ]
-        for device in missing[:MAX_ENROLMENTS_UNDER_WAY]:
-            enrolment = Enrolment(
-                shard=shard,
-                device=device,
-                weight=1,
-                expires_ms=TimeMs(now_ms + ENROLMENT_VALID_MS),
-            )
-            yield (
-                f"{shard}/enrol/{device.hex()}",
-                EnrolDevice(
-                    enrolment=enrolment,
-                    registrar=self._registrar.account,
-                    signature=self._registrar.sign_record(
-                        Domain.ENROLMENT, self._network, enrolment
-                    ),
-                ),
-            )
+        # Nobody leaves the ledger, so a device that was found on it is never looked for again.
+        waiting = self._to_enrol[shard]
+        front: list[DeviceId] = []
+        while waiting and len(front) < MAX_ENROLMENTS_UNDER_WAY:
+            device = waiting.popleft()
+            if state.get(DEVICES, device) is None:
+                front.append(device)
+        waiting.extendleft(reversed(front))
+        known = self._enrolments.get(shard, {})
+        self._enrolments[shard] = {
+            device: enrolment
+            if (enrolment := known.get(device)) and now_ms < enrolment.enrolment.expires_ms
+            else self._enrol(self._registrar, shard, device, now_ms)
+            for device in front
+        }
+        for device, enrolment in self._enrolments[shard].items():
+            yield f"{shard}/enrol/{device.hex()}", enrolment
+
+    def _enrol(
+        self, registrar: SecretKey, shard: ChainId, device: DeviceId, now_ms: int
+    ) -> EnrolDevice:
+        enrolment = Enrolment(
+            shard=shard,
+            device=device,
+            weight=1,
+            expires_ms=TimeMs(now_ms + ENROLMENT_VALID_MS),
+        )
+        return EnrolDevice(
+            enrolment=enrolment,
+            registrar=registrar.account,
+            signature=registrar.sign_record(Domain.ENROLMENT, self._network, enrolment),
+        )
 
     def _drop(self, chain: ChainId, ticket: str, now_ms: int) -> None:
         """A duty failed; it is looked at again after a pause."""

@@ -90,6 +90,12 @@ def _require_plain(value: object, depth: int) -> None:
         if depth == 0:
             raise TypeError(f"arrays nest deeper than {MAX_DEPTH}")
         for item in value:  # type: ignore[attr-defined]
+            # Most items are leaves, and a call for each would take longer than encoding it.
+            kind_of_item = type(item)
+            if kind_of_item is bytes or kind_of_item is str or item is None:
+                continue
+            if kind_of_item is int and 0 <= item <= MAX_INTEGER:
+                continue
             _require_plain(item, depth - 1)
         return
     raise TypeError(f"{kind.__name__} is not one of {TYPE_NAMES}")

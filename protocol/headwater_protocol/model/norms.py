@@ -74,8 +74,19 @@ def compute_cosine_ten_thousandths(left: IntegerVector, right: IntegerVector) ->
 
     Exact: it depends on no processor. A zero vector has a cosine of 0 with everything.
     """
-    product = inner_product(left, right)
-    squares = squared_norm(left) * squared_norm(right)
+    return compute_cosine(
+        inner_product(left, right),
+        left_squared=squared_norm(left),
+        right_squared=squared_norm(right),
+    )
+
+
+def compute_cosine(product: int, *, left_squared: int, right_squared: int) -> int:
+    """Return the cosine in ten-thousandths from an inner product and two squared norms.
+
+    For who compares one vector with many: norms are computed once.
+    """
+    squares = left_squared * right_squared
     if squares == 0:
         return 0
     magnitude = isqrt(product * product * 10_000**2 // squares)

@@ -1,0 +1,1 @@
+"""The search for bugs: random scenarios, invariants after every block, then a phase of calm."""

@@ -1,0 +1,158 @@
+"""What the types of a scenario cannot say: sums, files, and keys that need each other."""
+
+import importlib.util
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwater_firmware_sim.scenario.kinds import PartitionKind, Placement, SourceKind
+from headwater_firmware_sim.scenario.lines import Path as KeyPath
+from headwater_firmware_sim.scenario.model import Attackers, Scenario
+from headwater_models.program import list_programs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Which key cannot be as it is, why, and what to do."""
+
+    path: KeyPath
+    problem: str
+    fix: str
+
+
+def find_problem(scenario: Scenario, folder: Path) -> Problem | None:
+    """The first thing that is wrong with a scenario whose fields are each in range."""
+    checks = (_check_name, _check_fleet, _check_attackers, _check_delegates)
+    for check in checks:
+        problem = check(scenario)
+        if problem is not None:
+            return problem
+    return _check_program(scenario, folder) or _check_data(scenario, folder)
+
+
+def count_attackers(entry: Attackers, devices: int) -> int:
+    """How many devices one entry of `attackers` makes hostile."""
+    if entry.count is not None:
+        return entry.count
+    return math.floor((entry.share or 0.0) * devices + 0.5)
+
+
+def _check_name(scenario: Scenario) -> Problem | None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", scenario.name):
+        return Problem(
+            path=("name",),
+            problem=f"is {scenario.name!r}",
+            fix="use small letters, digits and hyphens, 32 at the most",
+        )
+    if scenario.devices < scenario.network.shards:
+        return Problem(
+            path=("devices",),
+            problem=f"is {scenario.devices} for {scenario.network.shards} shards",
+            fix="give at least one a shard",
+        )
+    return None
+
+
+def _check_fleet(scenario: Scenario) -> Problem | None:
+    if not scenario.fleet:
+        return Problem(path=("fleet",), problem="is empty", fix="add a [[fleet]] or leave it out")
+    total = sum(entry.share for entry in scenario.fleet)
+    if not math.isclose(total, 1.0, abs_tol=1e-6):
+        return Problem(
+            path=("fleet",), problem=f"has shares of {total:g} in all", fix="make them sum to 1"
+        )
+    names = [entry.name for entry in scenario.fleet]
+    for index, entry in enumerate(scenario.fleet):
+        if names.count(entry.name) > 1 or not entry.name:
+            return Problem(
+                path=("fleet", index, "name"),
+                problem=f"{entry.name!r} comes twice or is empty",
+                fix="give each class a name of its own",
+            )
+        if entry.asleep_s > 0 and entry.awake_s == 0:
+            return Problem(
+                path=("fleet", index, "asleep_s"),
+                problem="has no awake_s beside it",
+                fix="say how long a device is awake",
+            )
+    return None
+
+
+def _check_attackers(scenario: Scenario) -> Problem | None:
+    total = 0
+    for index, entry in enumerate(scenario.attackers):
+        if (entry.share is None) == (entry.count is None):
+            return Problem(
+                path=("attackers", index),
+                problem="has both share and count, or neither",
+                fix="give one of them",
+            )
+        total += count_attackers(entry, scenario.devices)
+        if total > scenario.devices:
+            key = "count" if entry.share is None else "share"
+            return Problem(
+                path=("attackers", index, key),
+                problem=f"makes {total} attackers of {scenario.devices} devices",
+                fix="give fewer attackers or more devices",
+            )
+    return None
+
+
+def _check_delegates(scenario: Scenario) -> Problem | None:
+    bad, network = scenario.delegates, scenario.network
+    for key, value in (("crashing", bad.crashing), ("byzantine", bad.byzantine)):
+        if value > network.delegates:
+            return Problem(
+                path=("delegates", key),
+                problem=f"is {value} of {network.delegates} delegates",
+                fix="give fewer, or raise network.delegates",
+            )
+    if bad.crashing and network.gateways is not Placement.DELEGATE:
+        return Problem(
+            path=("delegates", "crashing"),
+            problem="needs a gateway a delegate",
+            fix='set network.gateways = "delegate"',
+        )
+    return None
+
+
+def _check_program(scenario: Scenario, folder: Path) -> Problem | None:
+    name = scenario.task.model
+    if name in list_programs() or (folder / name).is_file():
+        return None
+    return Problem(
+        path=("task", "model"),
+        problem=f"{name!r} is neither shipped nor a file",
+        fix=f"use one of {', '.join(list_programs())} or a path",
+    )
+
+
+def _check_data(scenario: Scenario, folder: Path) -> Problem | None:
+    data = scenario.data
+    kind = data.partition.kind
+    if data.source is SourceKind.FOLDER and not (data.path and (folder / data.path).exists()):
+        return Problem(
+            path=("data", "path"),
+            problem=f"{data.path!r} does not exist",
+            fix="give a folder of *.csv or an .npz file",
+        )
+    if data.source is SourceKind.LOADER and not re.fullmatch(r"[\w.]+:\w+", data.loader):
+        return Problem(
+            path=("data", "loader"),
+            problem=f"is {data.loader!r}",
+            fix='write "module:function"',
+        )
+    if kind is PartitionKind.USER and data.source is not SourceKind.FOLDER:
+        return Problem(
+            path=("data", "partition", "kind"),
+            problem=f"user has no column in {data.source}",
+            fix='use data.source = "folder", or another partition',
+        )
+    if data.source is SourceKind.DIGITS and importlib.util.find_spec("sklearn") is None:
+        return Problem(
+            path=("data", "source"),
+            problem="digits come with scikit-learn",
+            fix='pip install "headwater[sim]"',
+        )
+    return None

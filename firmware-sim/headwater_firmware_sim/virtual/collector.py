@@ -1,0 +1,203 @@
+"""Reads a run's rows off the ledgers as they grow; nothing of it flows back into the run."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from headwater_firmware_sim.results import (
+    CheckpointRow,
+    DeviceRoundRow,
+    GlobalRow,
+    RoundRow,
+)
+from headwater_firmware_sim.scenario.kinds import AttackKind
+from headwater_firmware_sim.stage import Stage
+from headwater_firmware_sim.training import FleetTrainer
+from headwater_gateway.machine.metrics import Metrics
+from headwater_protocol.chain.round import Round, RoundPhase, is_in_cohort
+from headwater_protocol.errors import InvalidMessage
+from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
+from headwater_protocol.messages.announcement import round_key
+from headwater_protocol.model.fixed_point import to_float32
+from headwater_protocol.reasons import ReasonCode
+from headwater_shard.blobs import Blobs
+from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
+from headwater_shard.round_model import decode_task_model
+from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.shardchain.records import (
+    DEVICES,
+    ROUNDS,
+    SHARD,
+    SHARD_KEY,
+    UPDATES,
+    UpdateEntry,
+    update_key,
+)
+from headwater_shard.state.state import State
+
+ABSENT = "absent"
+
+
+class Collector:
+    """Grows with every block."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        trainer: FleetTrainer,
+        blobs: Blobs,
+        metrics: Callable[[], Sequence[Metrics]],
+    ) -> None:
+        self._stage = stage
+        self._trainer = trainer
+        self._blobs = blobs
+        self._metrics = metrics
+        self._seen: dict[ChainId, int] = dict.fromkeys(stage.plan.genesis.shards, 0)
+        self._settled: dict[ChainId, int] = dict.fromkeys(stage.plan.genesis.shards, 0)
+        self._has_backdoor = any(
+            entry.kind is AttackKind.BACKDOOR for entry in stage.scenario.attackers
+        )
+        self._index_of = {key.device: index for index, key in enumerate(stage.plan.devices)}
+        self.rounds: list[RoundRow] = []
+        self.globals: list[GlobalRow] = []
+        self.checkpoints: list[CheckpointRow] = []
+        self.device_rounds: list[DeviceRoundRow] = []
+
+    def on_shard(self, shard: ChainId, state: State, start_ms: int) -> tuple[RoundNumber, ...]:
+        """Take in a shard's new state; the rounds that closed since the last one."""
+        record = state.get(SHARD, SHARD_KEY)
+        closed: list[RoundNumber] = []
+        if record is None:
+            return ()
+        for number in range(self._seen[shard] + 1, record.last_round + 1):
+            round_ = state.get(ROUNDS, round_key(RoundNumber(number)))
+            if round_ is None or round_.phase is not RoundPhase.CLOSED:
+                break
+            self._seen[shard] = number
+            closed.append(round_.number)
+            closed_ms = record.last_closed_ms - start_ms
+            self._describe(shard, state, round_, start_ms=start_ms, closed_ms=closed_ms)
+        return tuple(closed)
+
+    def on_main(self, state: State, elapsed_ms: int) -> None:
+        """Take in the main chain's new state."""
+        for key, entry in state.sorted_items(SHARDS):
+            shard = ChainId(key.decode())
+            for number in range(self._settled[shard] + 1, entry.number + 1):
+                self.checkpoints.append(CheckpointRow(shard=shard, number=number, at_ms=elapsed_ms))
+            self._settled[shard] = entry.number
+        main = state.get(MAIN, MAIN_KEY)
+        last = self.globals[-1].epoch if self.globals else 0
+        if main is None or main.epoch == last:
+            return
+        merge = state.get(MERGES, merge_key(main.epoch))
+        if merge is not None and merge.model is not None:
+            accuracy, loss, backdoor = self.evaluate(merge.model)
+            self.globals.append(
+                GlobalRow(
+                    epoch=main.epoch,
+                    at_ms=elapsed_ms,
+                    accuracy=accuracy,
+                    loss=loss,
+                    backdoor=backdoor,
+                    model=merge.model.hex(),
+                )
+            )
+
+    def evaluate(self, model: Digest) -> tuple[float | None, float | None, float | None]:
+        """Accuracy, loss and success of a backdoor; None where the scenario wants none."""
+        if not self._stage.scenario.output.evaluate:
+            return None, None, None
+        task, program = self._stage.plan.genesis.task, self._stage.program
+        try:
+            parameters = to_float32(decode_task_model(task, self._blobs.get(model)))
+        except InvalidMessage:
+            return None, None, None
+        result = self._trainer.evaluate(program, parameters)
+        backdoor = None
+        if self._has_backdoor:
+            backdoor = round(self._trainer.evaluate_backdoor(program, parameters), 6)
+        return round(result.accuracy, 6), round(result.mean_loss, 6), backdoor
+
+    def _describe(
+        self, shard: ChainId, state: State, round_: Round, *, start_ms: int, closed_ms: int
+    ) -> None:
+        number = round_.number
+        received = bytes_up = taken_bytes = 0
+        rejected: Counter[str] = Counter()
+        for metrics in self._metrics():
+            row = metrics.round(shard, number)
+            received += row.received
+            bytes_up += row.bytes_up
+            taken_bytes += row.taken_bytes
+            rejected.update({reason.value: count for reason, count in row.refused.items()})
+        judged: Counter[tuple[bool, bool]] = Counter()
+        for index in self._stage.devices_of(shard):
+            self._describe_device(shard, state, round_, index, judged, rejected)
+        model = round_.model or round_.base
+        accuracy, loss, backdoor = self.evaluate(model)
+        self.rounds.append(
+            RoundRow(
+                shard=shard,
+                round=number,
+                epoch=round_.epoch,
+                opened_ms=round_.opened_ms - start_ms,
+                closed_ms=closed_ms,
+                cohort=round_.cohort_size,
+                updates=round_.num_updates,
+                accepted=round_.num_accepted,
+                examples=round_.num_examples,
+                received=received,
+                bytes_up=bytes_up,
+                bytes_per_update=taken_bytes // max(1, round_.num_updates),
+                rejected=dict(sorted(rejected.items())),
+                attackers_judged=judged[(True, True)] + judged[(True, False)],
+                attackers_refused=judged[(True, False)],
+                honest_judged=judged[(False, True)] + judged[(False, False)],
+                honest_refused=judged[(False, False)],
+                paid=round_.paid,
+                accuracy=accuracy,
+                loss=loss,
+                backdoor=backdoor,
+                model=model.hex(),
+            )
+        )
+
+    def _describe_device(
+        self,
+        shard: ChainId,
+        state: State,
+        round_: Round,
+        index: int,
+        judged: Counter[tuple[bool, bool]],
+        rejected: Counter[str],
+    ) -> None:
+        device_id: DeviceId = self._stage.plan.devices[index].device
+        casting = self._stage.fleet[index]
+        entry: UpdateEntry | None = state.get(UPDATES, update_key(round_.number, device_id))
+        if entry is None:
+            device = state.get(DEVICES, device_id)
+            if device is None or not is_in_cohort(round_, device_id, device.weight):
+                return
+            outcome = ABSENT
+        else:
+            outcome = entry.reason.value if entry.is_judged else ABSENT
+            if entry.is_judged:
+                is_accepted = entry.reason is ReasonCode.OK
+                judged[(casting.attack is not None, is_accepted)] += 1
+                if not is_accepted:
+                    rejected[entry.reason.value] += 1
+        if self._stage.scenario.output.device_rounds:
+            self.device_rounds.append(
+                DeviceRoundRow(
+                    shard=shard,
+                    round=round_.number,
+                    device=index,
+                    device_class=casting.device_class.name,
+                    attack=casting.attack_name,
+                    outcome=outcome,
+                    score=0 if entry is None else entry.score,
+                    reward=0 if entry is None else entry.reward,
+                    examples=0 if entry is None else entry.num_examples,
+                )
+            )

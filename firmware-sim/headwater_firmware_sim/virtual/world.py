@@ -1,0 +1,73 @@
+"""What everything in a virtual run shares, and what it counts."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from headwater_firmware_sim.results import FaultRow
+from headwater_firmware_sim.stage import Stage
+from headwater_firmware_sim.training import FleetTrainer
+from headwater_firmware_sim.verifier import RememberingVerifier
+from headwater_firmware_sim.virtual.broker import Broker
+from headwater_firmware_sim.virtual.clock import Clock
+from headwater_firmware_sim.virtual.conditions import Conditions
+from headwater_firmware_sim.virtual.reader import RememberingReader
+from headwater_firmware_sim.virtual.spill import ResidualSpill
+
+MAX_FAULT_ROWS: int = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Rates:
+    """Chances of small faults to devices, which faults switch on and off."""
+
+    torn_write: float = 0.0
+    """Of each write to flash."""
+    watchdog: float = 0.0
+    """Of each training."""
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """One run's clock, wires, chance and counters."""
+
+    stage: Stage
+    clock: Clock
+    broker: Broker
+    conditions: Conditions
+    trainer: FleetTrainer
+    rng: random.Random
+    """Of wires and faults; keys, data and fleet have generators of their own."""
+    start_ms: int
+    rates: Rates = field(default_factory=Rates)
+    verifier: RememberingVerifier = field(default_factory=RememberingVerifier)
+    reader: RememberingReader = field(default_factory=RememberingReader)
+    residuals: ResidualSpill | None = None
+    """Where a large fleet keeps its residuals; None leaves them in memory."""
+    counts: Counter[str] = field(default_factory=Counter)
+    _faults: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Since the start."""
+        return self.clock.now_ms - self.start_ms
+
+    def note_fault(self, kind: str, target: str, *, for_ms: int = 0) -> None:
+        """Remember a fault; those of one kind and second are one row."""
+        self.counts[kind] += 1
+        now_ms = self.elapsed_ms
+        key = (kind, "all" if for_ms == 0 else target, now_ms // 1_000)
+        known = self._faults.get(key)
+        if known is None and len(self._faults) >= MAX_FAULT_ROWS:
+            return
+        from_ms, until_ms, count = known or (now_ms, now_ms, 0)
+        self._faults[key] = (from_ms, max(until_ms, now_ms + for_ms), count + 1)
+
+    @property
+    def faults(self) -> tuple[FaultRow, ...]:
+        """All of them, in order of their beginning."""
+        rows = [
+            FaultRow(kind=kind, from_ms=from_ms, until_ms=until_ms, target=target, count=count)
+            for (kind, target, _), (from_ms, until_ms, count) in self._faults.items()
+        ]
+        return tuple(sorted(rows, key=lambda row: (row.from_ms, row.kind, row.target)))
