@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_gateway.machine.effects import (
+    CheckScores,
     ComputeMerge,
     ComputeRoundModel,
+    Refutation,
     ScoreBatch,
+    Scored,
     TakeIn,
 )
 from headwater_models.errors import InvalidExamples, InvalidProgram, TrainingDiverged
@@ -20,15 +23,21 @@ from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import UNAVAILABLE
+from headwater_protocol.chain.transaction import UNAVAILABLE, PostScores, decode_transaction
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage, StorageError
 from headwater_protocol.identifiers import Digest, RoundNumber, ValidatorId
-from headwater_protocol.model.fixed_point import from_float32, to_float32
+from headwater_protocol.model.fixed_point import (
+    FixedPointModel,
+    encode_model,
+    from_float32,
+    to_float32,
+)
 from headwater_protocol.model.norms import compute_cosine_ten_thousandths
 from headwater_protocol.model.quantized_delta import int32_delta
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import BlobStore
+from headwater_shard.mainchain.justice.conviction import compute_score
 from headwater_shard.round_model import (
     compute_merged_model,
     compute_round_model,
@@ -101,6 +110,29 @@ def compute_merge(work: ComputeMerge, *, blobs: BlobStore) -> Digest:
     return blobs.put(compute_merged_model(work.task, work.inputs, fetch=blobs.get))
 
 
+def check_scores(work: CheckScores, *, blobs: BlobStore) -> Refutation | None:
+    """The first score that is not the cosine of the two blobs that it compares, if one is not.
+
+    What cannot be had here is not refuted: the payloads of a batch lie on several gateways.
+    """
+    body = decode_transaction(work.scores).transaction.body
+    if not isinstance(body, PostScores):
+        return None
+    try:
+        reference = blobs.get(body.reference)
+    except (InvalidMessage, StorageError):
+        return None
+    for position, (commit, score) in enumerate(zip(work.commits, body.scores, strict=False)):
+        try:
+            payload = blobs.get(commit.payload)
+        except (InvalidMessage, StorageError):
+            continue
+        computed = compute_score(work.task, reference=reference, payload=payload)
+        if score not in {UNAVAILABLE, computed}:
+            return Refutation(position=position, reference=reference, payload=payload)
+    return None
+
+
 class Scorer:
     """Scores updates by their cosine with a reference that each delegate trains itself.
 
@@ -116,11 +148,12 @@ class Scorer:
         self._trainers: dict[Digest, Trainer] = {}
         self._references: dict[tuple[ValidatorId, RoundNumber, Digest], NDArray[np.int32]] = {}
 
-    def score(self, work: ScoreBatch) -> tuple[int, ...]:
-        """The cosines in ten-thousandths, in the batch's order; `UNAVAILABLE` where one is missing.
+    def score(self, work: ScoreBatch) -> Scored:
+        """The cosines of a batch's updates with the reference, which is stored.
 
         Raises:
             Unscorable: If there is no reference to compare with.
+            StorageError: If the disk refuses.
         """
         reference = self._reference(work)
         scores: list[int] = []
@@ -132,7 +165,10 @@ class Scorer:
                 scores.append(UNAVAILABLE)
             else:
                 scores.append(compute_cosine_ten_thousandths(delta, reference))
-        return tuple(scores)
+        blob = encode_model(
+            FixedPointModel(parameters=reference, fraction_bits=work.task.fraction_bits)
+        )
+        return Scored(scores=tuple(scores), reference=self._blobs.put(blob))
 
     def trainer(self, task: Task) -> Trainer:
         """The trainer of a task's program.

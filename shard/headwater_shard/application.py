@@ -18,6 +18,7 @@ from headwater_protocol.identifiers import (
 )
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext, Changes, Execution, QueryResult
+from headwater_shard.engine.execution_cache import ExecutionCache
 from headwater_shard.mainchain.ledger import MainLedger
 from headwater_shard.mainchain.records import MAIN_TABLES
 from headwater_shard.shardchain.ledger import ShardLedger
@@ -59,12 +60,31 @@ class LedgerApplication:
     MAX_PENDING: int = 16
     """Executions kept; a height rarely has more than one proposal a view."""
 
-    def __init__(self, ledger: Ledger, verifier: Verifier) -> None:
+    MAX_RECENT: int = 256
+    """States kept for proofs of blocks that are not the tip any more; they share what is equal."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        verifier: Verifier,
+        *,
+        cache: ExecutionCache[tuple[State, Execution]] | None = None,
+    ) -> None:
+        """Start at genesis.
+
+        Args:
+            ledger: The rules.
+            verifier: Checks signatures.
+            cache: Shared by the replicas of one process, so that it executes each block once; None
+                executes every block here.
+        """
         self._ledger = ledger
         self._verifier = verifier
+        self._cache = cache
         self._state = ledger.genesis_state()
         self._height = Height(0)
         self._time_ms = TimeMs(0)
+        self._recent: dict[Height, State] = {}
         self._pending: dict[BlockContext, tuple[State, Execution]] = {}
 
     @property
@@ -81,6 +101,10 @@ class LedgerApplication:
     def state(self) -> State:
         """The committed state; it never changes, the next block brings another."""
         return self._state
+
+    def state_at(self, height: Height) -> State | None:
+        """The state after one of the last `MAX_RECENT` blocks committed here; None for others."""
+        return self._recent.get(height)
 
     @property
     def height(self) -> Height:
@@ -125,6 +149,11 @@ class LedgerApplication:
                 "restore the folder from a backup or fetch the blocks anew"
             )
         self._state, self._height, self._time_ms = state, height, time_ms
+        self._pending.clear()
+
+    def restore_from(self, other: "LedgerApplication") -> None:
+        """Go on from the committed state of another replica in this process."""
+        self._state, self._height, self._time_ms = other._state, other._height, other._time_ms
         self._pending.clear()
 
     def next_timer(self) -> int | None:
@@ -183,6 +212,21 @@ class LedgerApplication:
             raise InvalidBlock(f"block {context.height} after {self._height}")
         if context.time_ms <= self._time_ms:
             raise InvalidBlock(f"block time {context.time_ms} after {self._time_ms}")
+        if self._cache is None:
+            result = self._execute(context)
+        else:
+            result = self._cache.get_or_compute(
+                chain=self.chain,
+                state_root=self._state.root,
+                context=context,
+                compute=lambda: self._execute(context),
+            )
+        while len(self._pending) >= self.MAX_PENDING:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[context] = result
+        return result[1]
+
+    def _execute(self, context: BlockContext) -> tuple[State, Execution]:
         draft, outcomes = apply_block(self._ledger, self._state, context, self._verifier)
         state = self._state.updated(draft.changes)
         execution = Execution(
@@ -191,10 +235,7 @@ class LedgerApplication:
             next_committee=self._ledger.committee(state),
             changes=self._changes(draft),
         )
-        while len(self._pending) >= self.MAX_PENDING:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[context] = (state, execution)
-        return execution
+        return state, execution
 
     def _changes(self, draft: Draft) -> Changes:
         """What a store has to write; the first block brings the genesis' entries along."""
@@ -213,6 +254,8 @@ class LedgerApplication:
         self.finalize_block(context)
         self._state = self._pending[context][0]
         self._height, self._time_ms = context.height, context.time_ms
+        self._recent[context.height] = self._state
+        self._recent.pop(Height(context.height - self.MAX_RECENT), None)
         self._pending.clear()
 
     def query(self, namespace: str, key: bytes) -> QueryResult:
