@@ -16,7 +16,8 @@ MAX_REMEMBERED: int = 200_000
 class RememberingVerifier:
     """Checks each signature once; safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_remembered: int = MAX_REMEMBERED) -> None:
+        self._max_remembered = max_remembered
         self._answers: OrderedDict[bytes, bool] = OrderedDict()
         self._lock = threading.Lock()
         self.num_checked = 0
@@ -33,6 +34,6 @@ class RememberingVerifier:
         with self._lock:
             self.num_checked += 1
             self._answers[name] = answer
-            while len(self._answers) > MAX_REMEMBERED:
+            while len(self._answers) > self._max_remembered:
                 self._answers.popitem(last=False)
         return answer

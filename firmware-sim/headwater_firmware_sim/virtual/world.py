@@ -15,6 +15,8 @@ from headwater_firmware_sim.virtual.reader import RememberingReader
 from headwater_firmware_sim.virtual.spill import ResidualSpill
 
 MAX_FAULT_ROWS: int = 10_000
+MAX_REMEMBERED: int = 50_000
+"""Signatures: an update's is asked for again within a few blocks, a receipt's never."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +42,9 @@ class World:
     """Of wires and faults; keys, data and fleet have generators of their own."""
     start_ms: int
     rates: Rates = field(default_factory=Rates)
-    verifier: RememberingVerifier = field(default_factory=RememberingVerifier)
+    verifier: RememberingVerifier = field(
+        default_factory=lambda: RememberingVerifier(max_remembered=MAX_REMEMBERED)
+    )
     reader: RememberingReader = field(default_factory=RememberingReader)
     residuals: ResidualSpill | None = None
     """Where a large fleet keeps its residuals; None leaves them in memory."""
