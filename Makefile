@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo test lint coverage vectors programs check-programs crash clean
+.PHONY: help demo test lint coverage vectors programs check-programs crash fuzz clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,8 +49,11 @@ vectors: $(STAMP) ## Write the committed test vectors anew; review the diff
 	@$(BIN)/python -m tests.support.make_vectors_model
 	@$(BIN)/python -m tests.support.make_vectors_protocol
 
-crash: $(STAMP) ## Kill a gateway twenty times
-	@$(BIN)/python -m pytest -m crash $(ARGS)
+crash: $(STAMP) ## Kill a gateway twenty times, and a store while it writes
+	@$(BIN)/python -m pytest -m crash tests/crash tests/shard $(ARGS)
+
+fuzz: $(STAMP) ## The long simulations: planted bugs, many seeds, thousands of connections
+	@$(BIN)/python -m pytest -m crash tests/simulation $(ARGS)
 
 .venv-export/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv-export
