@@ -5,15 +5,17 @@ anything leaves the device. The machine neither reads a clock nor draws entropy:
 far as the shell knows, everything random follows from the entropy given at the start, and the same
 inputs give the same effects.
 
-Trust: a device knows the genesis that it pins and the committee in it. It trains only on a base and
-a program that more than two thirds of that committee's power certified, and believes receipts only
-of its delegates. Whatever else arrives is counted under its reason code and dropped.
+Trust: a device knows the genesis that it pins, follows the elections from there, one certified
+epoch after the other, and keeps what it came to. It trains only on a base and a program that more
+than two thirds of its shard's power certified in that epoch, and believes receipts only of its
+delegates. An announcement by delegates of whose election it has not heard waits, one at a time.
+Whatever else arrives is counted under its reason code and dropped.
 
 Two updates for one round: the signed update and `last_signed_round` change in one `Persist`, before
 the update can be sent, and no round up to `last_signed_round` is ever signed again. After a restart
 the stored update is sent as it is.
 
-Left out: following elections (the committee is the genesis'), and enrolment.
+Left out: enrolment.
 """
 
 from collections.abc import Iterator, Mapping
@@ -63,6 +65,7 @@ from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
 from headwater_agent.machine.reading import DirectReader, Reader
 from headwater_agent.machine.tally import Tally
 from headwater_agent.state import Changes, DeviceState, apply_changes
+from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
@@ -73,9 +76,12 @@ from headwater_protocol.identifiers import (
     ChainId,
     DeviceId,
     Digest,
+    EpochNumber,
     Network,
     RoundNumber,
 )
+from headwater_protocol.light.client import Pin
+from headwater_protocol.light.errors import WrongEpoch
 from headwater_protocol.messages.announcement import Announcement
 from headwater_protocol.messages.receipt import (
     SignedReceipt,
@@ -103,6 +109,8 @@ class Device:
         limits: Bounds on sizes and waits.
         verifier: Checks signatures; thousands of devices in a process share one that remembers.
         reader: Decodes what the whole fleet is sent; shared in the same way.
+        pin: An epoch that the operator vouches for; a network older than its trust period needs
+            one.
 
     Raises:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
@@ -121,6 +129,7 @@ class Device:
         limits: DeviceLimits | None = None,
         verifier: Verifier | None = None,
         reader: Reader | None = None,
+        pin: Pin | None = None,
     ) -> None:
         if len(entropy) != ENTROPY_BYTES:
             raise ValueError(f"entropy has {ENTROPY_BYTES} bytes, not {len(entropy)}")
@@ -142,16 +151,20 @@ class Device:
         self._network = network
         self._shard = shard
         self._entropy = entropy
-        self._weight = weight
+        # A mark of 0 takes the device to be owed all there is; the first receipt corrects it.
+        self._standing = Standing(weight=weight, mark=0)
         self._limits = limits or DeviceLimits()
-        committee = self._reader.committee(genesis, shard)
+        trust = state.trust
+        if trust is None or (trust.trusted.network, trust.shard) != (network, shard):
+            trust = self._reader.trust(genesis, shard, pin)
+        self._trust = trust
         self._gate = Gate(
             network=network,
-            shard=shard,
             device=key.device,
-            committee=committee,
+            trust=trust,
             verifier=verifier or DirectVerifier(),
             reader=self._reader,
+            pin=pin,
         )
         self._topics = Topics(network, shard)
         self._state = state
@@ -164,8 +177,9 @@ class Device:
             jitter=jitter,
             entry=state.outbox,
             receipts=state.receipts,
-            committee=committee,
+            committee=self._gate.committee,
         )
+        self._waiting: bytes | None = None
         self._fetcher = BlobFetcher(
             limits=self._limits,
             jitter=jitter,
@@ -268,6 +282,8 @@ class Device:
                 topics=(
                     self._topics.round,
                     self._topics.receipt(self.id),
+                    self._topics.latest_epoch,
+                    self._next_epoch_topic,
                     *self._chunk_filters(self._fetcher.missing),
                 )
             )
@@ -291,6 +307,8 @@ class Device:
         topic = self._gate.open_topic(message.topic)
         if topic.kind is TopicKind.ROUND:
             self._on_announcement(message.payload, now_ms)
+        elif topic.kind is TopicKind.EPOCH:
+            self._on_epoch(message.payload, now_ms)
         elif topic.kind is TopicKind.CHUNK:
             self._on_chunk(topic, message.payload, now_ms)
         elif topic.kind is TopicKind.RECEIPT and topic.device == self.id:
@@ -299,11 +317,42 @@ class Device:
             raise OutOfBounds(f"this device does not listen to {message.topic}")
 
     def _on_announcement(self, payload: bytes, now_ms: int) -> None:
-        announcement = self._gate.open_announcement(
-            payload, last_signed_round=self._state.last_signed_round
-        )
+        try:
+            announcement = self._gate.open_announcement(
+                payload, last_signed_round=self._state.last_signed_round, now_ms=now_ms
+            )
+        except WrongEpoch:
+            # The election may be under way; a forgery is found out when it has arrived.
+            self._waiting = payload
+            raise
         if announcement is not None:
+            self._waiting = None
+            self._outbox.judge_by(self._gate.committee)
+            self._keep_trust()
             self._on_round(announcement, now_ms)
+
+    def _on_epoch(self, payload: bytes, now_ms: int) -> None:
+        before = self._next_epoch_topic
+        if not self._gate.open_epoch(payload, now_ms):
+            return
+        self._keep_trust()
+        after = self._next_epoch_topic
+        if after != before and self._is_connected:
+            self._effects.append(Unsubscribe(topics=(before,)))
+            self._effects.append(Subscribe(topics=(after,)))
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._on_announcement(waiting, now_ms)
+
+    def _keep_trust(self) -> None:
+        if self._gate.trust != self._trust:
+            self._trust = self._gate.trust
+            self._persist(Changes(trust=self._trust))
+
+    @property
+    def _next_epoch_topic(self) -> str:
+        """Retained there is what leads on from the epoch that is trusted."""
+        return self._topics.epoch(EpochNumber(self._gate.trust.trusted.epoch.epoch + 1))
 
     def _on_round(self, announcement: Announcement, now_ms: int) -> None:
         """Act on what more than two thirds of the power say about the newest round."""
@@ -323,7 +372,7 @@ class Device:
         )
         if deadlines.collect_ms <= now_ms:
             self._notice(Event.SKIPPED, round_.number, ReasonCode.STALE_ROUND)
-        elif not is_in_cohort(round_, self.id, self._weight):
+        elif not is_in_cohort(round_, self.id, compute_draw_weight(self._standing, round_.clock)):
             self._notice(Event.SKIPPED, round_.number, ReasonCode.NOT_IN_COHORT)
         else:
             self._begin(Job(round=round_, task=task, deadlines=deadlines), now_ms)
@@ -451,6 +500,8 @@ class Device:
             return
         receipt = signed.receipt
         self._tally.add_answer(receipt.reason)
+        if receipt.standing is not None:
+            self._standing = receipt.standing
         if receipt.stage is Stage.VERDICT:
             self._on_verdict(signed, now_ms)
         else:

@@ -13,6 +13,7 @@ from headwater_agent.machine.limits import MAX_RECEIPTS
 from headwater_protocol.chain.task import MAX_PARAMETERS, MAX_TENSORS
 from headwater_protocol.encoding.record import Count, Length, Range
 from headwater_protocol.identifiers import MAX_UNSIGNED, Digest, RoundNumber, TaskId, TimeMs
+from headwater_protocol.light.shard import ShardTrust
 from headwater_protocol.messages.receipt import SignedReceipt
 from headwater_protocol.messages.update import MAX_UPDATE_BYTES
 from headwater_protocol.reasons import ReasonCode
@@ -80,6 +81,8 @@ class DeviceState:
     residual: Residual | None = None
     program: bytes | None = None
     """The last training program, so that a restart does not fetch it again."""
+    trust: ShardTrust | None = None
+    """Elections followed so far; None trusts the genesis."""
     receipts: tuple[SignedReceipt, ...] = ()
     """The last `MAX_RECEIPTS`, oldest first."""
     rejections: Counts = field(default_factory=_no_counts)
@@ -100,6 +103,7 @@ class Changes:
     """The update needs no keeping any more; never together with `outbox`."""
     residual: Residual | None = None
     program: bytes | None = None
+    trust: ShardTrust | None = None
     receipt: SignedReceipt | None = None
     """Appended; the oldest past the limit goes."""
     rejections: Counts | None = None
@@ -119,6 +123,7 @@ def apply_changes(state: DeviceState, changes: Changes) -> DeviceState:
         outbox=None if changes.clears_outbox else changes.outbox or state.outbox,
         residual=changes.residual or state.residual,
         program=changes.program or state.program,
+        trust=changes.trust or state.trust,
         receipts=receipts,
         rejections=state.rejections if changes.rejections is None else changes.rejections,
         answers=state.answers if changes.answers is None else changes.answers,

@@ -17,6 +17,7 @@ from headwater_agent.state import Changes, DeviceState, OutboxEntry, Residual
 from headwater_protocol.encoding.record import decode_record, encode_record
 from headwater_protocol.errors import InvalidMessage, StorageError
 from headwater_protocol.identifiers import DeviceId, Network, RoundNumber
+from headwater_protocol.light.shard import ShardTrust
 from headwater_protocol.messages.receipt import SignedReceipt
 from headwater_protocol.reasons import ReasonCode
 
@@ -94,6 +95,7 @@ class StateStore:
                 outbox=self._get_record(OutboxEntry, "outbox"),
                 residual=self._get_residual(),
                 program=self._get("program"),
+                trust=self._get_record(ShardTrust, "trust"),
                 receipts=tuple(decode_record(SignedReceipt, value) for (value,) in receipts),
                 rejections=self._get_counts("rejection"),
                 answers=self._get_counts("answer"),
@@ -212,4 +214,6 @@ def _entries(changes: Changes) -> list[tuple[str, bytes]]:
         entries.append(("residual", encode_record(changes.residual)))
     if changes.program is not None:
         entries.append(("program", changes.program))
+    if changes.trust is not None:
+        entries.append(("trust", encode_record(changes.trust)))
     return entries

@@ -48,6 +48,9 @@ def _build_app() -> "typer.Typer":
         shards: Annotated[int, typer.Option(help="Shards.")] = 2,
         rounds: Annotated[int, typer.Option(help="Rounds of each shard.")] = 20,
         attackers: Annotated[int, typer.Option(help="Devices that flip signs.")] = 6,
+        byzantine_delegates: Annotated[
+            int, typer.Option(help="Delegates of each shard that cheat.")
+        ] = 0,
         seed: Annotated[int, typer.Option(help="Draws data, keys and absences.")] = 1,
         as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
     ) -> int:
@@ -64,6 +67,7 @@ def _build_app() -> "typer.Typer":
             shards=shards,
             rounds=rounds,
             attackers=attackers,
+            byzantine_delegates=byzantine_delegates,
             seed=seed,
         )
         console = Console(stderr=as_json)

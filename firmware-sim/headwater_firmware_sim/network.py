@@ -54,8 +54,9 @@ def plan_network(
     num_devices: int,
     task: Task,
     parameters: Parameters,
+    device_balance: int = 0,
 ) -> NetworkPlan:
-    """The network of a seed.
+    """The network of a seed; each device holds `device_balance` on the main chain at the start.
 
     Raises:
         OutOfBounds: If the genesis would contradict itself.
@@ -73,12 +74,19 @@ def plan_network(
         for shard, keys in delegates.items()
         for key in keys
     ]
+    devices = tuple(derive_key(seed, "device", index) for index in range(num_devices))
     budget = task.round_budget * task.rounds * num_shards
+    balances = {sponsor.account: budget + SPARE_BALANCE}
+    if device_balance:
+        balances |= {key.account: device_balance for key in devices}
     genesis = Genesis(
         name=name,
         time_ms=TimeMs(time_ms),
         parameters=parameters,
-        accounts=(GenesisAccount(account=sponsor.account, balance=Units(budget + SPARE_BALANCE)),),
+        accounts=tuple(
+            GenesisAccount(account=account, balance=Units(balances[account]))
+            for account in sorted(balances)
+        ),
         validators=tuple(sorted(validators, key=lambda entry: entry.validator)),
         shards=tuple(sorted(shards)),
         registrars=(registrar.account,),
@@ -92,5 +100,5 @@ def plan_network(
         delegates=delegates,
         registrar=registrar,
         sponsor=sponsor,
-        devices=tuple(derive_key(seed, "device", index) for index in range(num_devices)),
+        devices=devices,
     )

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from headwater_gateway.machine.metrics import Metrics
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, EpochNumber, RoundNumber
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
-from headwater_shard.shardchain.merges import merge_key
 from headwater_shard.shardchain.records import ROUNDS, SHARD, SHARD_KEY, Shard
 from headwater_shard.state.state import State
 
@@ -98,7 +98,7 @@ class Journal:
         if main is None:
             return
         for epoch in range(self._epoch + 1, main.epoch + 1):
-            merge = state.get(MERGES, merge_key(EpochNumber(epoch)))
+            merge = state.get(MERGES, epoch_key(EpochNumber(epoch)))
             if merge is None or merge.model is None:
                 break
             self._epoch = merge.epoch

@@ -112,7 +112,7 @@ def _describe(name: ChainId, height: int, state: State, settled: int) -> ShardSt
         accepted=0 if round_ is None else round_.num_accepted,
         checkpoints=0 if shard is None else shard.checkpoints,
         settled=settled,
-        epoch=0 if shard is None else shard.epoch,
+        epoch=0 if shard is None else shard.merged,
         is_finished=shard is not None and shard.is_finished,
         model="" if shard is None else shard.model.hex(),
     )

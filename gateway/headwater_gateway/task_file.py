@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from headwater_gateway.toml_table import TomlTable
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.incentives import Incentives
 from headwater_protocol.chain.task import Codec, OptimizerKind, Task, Training
 from headwater_protocol.encoding.record import require_valid
 from headwater_protocol.errors import ConfigError, InvalidMessage
@@ -68,6 +69,21 @@ merge_wait_ms = 10000             # how long a shard holds its next round back f
 epoch_timeout_ms = 600000         # how long the main chain waits for a shard's checkpoint
 retention_rounds = 8              # rounds whose updates stay in the state; all stay in the blocks
 clock_drift_ms = 5000             # how far a proposer's clock may be ahead
+max_delegates = 128               # candidates elected for an epoch
+min_self_bond = 1                 # units of its own without which nobody is a candidate
+unbonding_blocks = 100000         # of the main chain, for which stake that left can be slashed
+trust_period_ms = 1209600000      # how long signatures of a committee are believed; under unbonding
+jail_blocks = 1000                # of the main chain, for which a jailed validator is not elected
+downtime_window_blocks = 1000     # over which the certificates that a delegate missed are counted
+max_missed_blocks = 600           # of such a window; one more jails
+genesis_commission_thousandths = 100  # what the first delegates keep of their delegators' rewards
+
+[incentives]                      # what is asked of devices; the defaults ask for nothing
+device_deposit = 0                # least units with which a device is enrolled
+deposit_per_weight = 0            # units an owner needs for each unit of weight; 0 caps nothing
+quarantine_strikes = 0            # strikes at which a device is left out; 0 leaves nobody out
+quarantine_rounds = 1             # for how many rounds
+penalty_thousandths = 0           # of its deposit, what each quarantine after the first one costs
 """
 
 _PARTS: Final = {
@@ -75,6 +91,7 @@ _PARTS: Final = {
     "Codec": "codec.",
     "AggregationRule": "aggregation.",
     "Parameters": "network.",
+    "Incentives": "incentives.",
     "Task": "",
 }
 """Which section of the file becomes which record."""
@@ -181,8 +198,17 @@ def parse_task_file(root: TomlTable) -> TaskFile:
     except InvalidMessage as error:
         raise ConfigError("aggregation", str(error), fix="correct it") from error
     table, template = root.table("network"), defaults.table("network")
-    parameters = Parameters(**_integers(table, template, Parameters))
-    root.require_empty(("name", *own, "training", "codec", "aggregation", "network"))
+    numbers_of_network = _integers(table, template, Parameters, beside=("incentives",))
+    table, template = root.table("incentives"), defaults.table("incentives")
+    asked = _integers(table, template, Incentives)
+    incentives = Incentives(
+        device_deposit=Units(asked.pop("device_deposit")),
+        deposit_per_weight=Units(asked.pop("deposit_per_weight")),
+        **asked,
+    )
+    parameters = Parameters(incentives=incentives, **numbers_of_network)
+    sections = ("training", "codec", "aggregation", "network", "incentives")
+    root.require_empty(("name", *own, *sections))
     return TaskFile(
         name=TaskId(name),
         training=training,

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_gateway.machine.effects import (
+    CheckScores,
     ComputeMerge,
     ComputeRoundModel,
+    Refutation,
     ScoreBatch,
+    Scored,
     TakeIn,
 )
 from headwater_models.errors import InvalidExamples, InvalidProgram, TrainingDiverged
@@ -20,15 +23,20 @@ from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import UNAVAILABLE
+from headwater_protocol.chain.transaction import UNAVAILABLE, PostScores, decode_transaction
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage, StorageError
 from headwater_protocol.identifiers import Digest, RoundNumber, ValidatorId
-from headwater_protocol.model.fixed_point import from_float32, to_float32
+from headwater_protocol.model.fixed_point import (
+    encode_model,
+    from_float32,
+    to_float32,
+)
 from headwater_protocol.model.norms import compute_cosine, inner_product, squared_norm
 from headwater_protocol.model.quantized_delta import QuantizedDelta, int32_delta
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
+from headwater_shard.mainchain.justice.conviction import compute_score
 from headwater_shard.round_model import (
     compute_merged_model,
     compute_round_model,
@@ -113,6 +121,29 @@ def compute_merge(work: ComputeMerge, *, blobs: Blobs) -> Digest:
     return blobs.put(compute_merged_model(work.task, work.inputs, fetch=blobs.get))
 
 
+def check_scores(work: CheckScores, *, blobs: Blobs) -> Refutation | None:
+    """The first score that is not the cosine of the two blobs that it compares, if one is not.
+
+    What cannot be had here is not refuted: the payloads of a batch lie on several gateways.
+    """
+    body = decode_transaction(work.scores).transaction.body
+    if not isinstance(body, PostScores):
+        return None
+    try:
+        reference = blobs.get(body.reference)
+    except (InvalidMessage, StorageError):
+        return None
+    for position, (commit, score) in enumerate(zip(work.commits, body.scores, strict=False)):
+        try:
+            payload = blobs.get(commit.payload)
+        except (InvalidMessage, StorageError):
+            continue
+        computed = compute_score(work.task, reference=reference, payload=payload)
+        if score not in {UNAVAILABLE, computed}:
+            return Refutation(position=position, reference=reference, payload=payload)
+    return None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Vector:
     """A delta as it is compared with others."""
@@ -126,6 +157,14 @@ class _Vector:
 def _make_vector(delta: NDArray[np.int32]) -> _Vector:
     values = delta.astype(np.int64)
     return _Vector(values, squared_norm(values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reference:
+    """What a delegate compares the updates of a round with, and the blob that proves its scores."""
+
+    vector: _Vector
+    blob: bytes
 
 
 class Scorer:
@@ -151,14 +190,15 @@ class Scorer:
         self._data = dict(data)
         self._decode = decode
         self._trainers: dict[Digest, Trainer] = {}
-        self._references: dict[tuple[ValidatorId, RoundNumber, Digest], _Vector] = {}
+        self._references: dict[tuple[ValidatorId, RoundNumber, Digest], _Reference] = {}
         self._deltas: dict[Digest, _Vector] = {}
 
-    def score(self, work: ScoreBatch) -> tuple[int, ...]:
-        """The cosines in ten-thousandths, in the batch's order; `UNAVAILABLE` where one is missing.
+    def score(self, work: ScoreBatch) -> Scored:
+        """The cosines of a batch's updates with the reference, which is stored.
 
         Raises:
             Unscorable: If there is no reference to compare with.
+            StorageError: If the disk refuses.
         """
         reference = self._reference(work)
         scores: list[int] = []
@@ -170,12 +210,12 @@ class Scorer:
             else:
                 scores.append(
                     compute_cosine(
-                        inner_product(delta.values, reference.values),
+                        inner_product(delta.values, reference.vector.values),
                         left_squared=delta.squared,
-                        right_squared=reference.squared,
+                        right_squared=reference.vector.squared,
                     )
                 )
-        return tuple(scores)
+        return Scored(scores=tuple(scores), reference=self._blobs.put(reference.blob))
 
     def _delta(self, task: Task, payload: Digest) -> _Vector:
         known = self._deltas.get(payload)
@@ -197,7 +237,7 @@ class Scorer:
             self._trainers[task.program] = Trainer(Program(self._blobs.get(task.program)))
         return self._trainers[task.program]
 
-    def _reference(self, work: ScoreBatch) -> _Vector:
+    def _reference(self, work: ScoreBatch) -> _Reference:
         key = (work.validator, work.round, work.base)
         known = self._references.get(key)
         if known is not None:
@@ -213,9 +253,8 @@ class Scorer:
             result = self.trainer(task).train(
                 base, data.features, data.labels, training_plan(task.training), rng
             )
-            reference = _make_vector(
-                from_float32(result.delta, fraction_bits=task.fraction_bits).parameters
-            )
+            delta = from_float32(result.delta, fraction_bits=task.fraction_bits)
+            reference = _Reference(_make_vector(delta.parameters), encode_model(delta))
         except (
             InvalidMessage,
             StorageError,

@@ -51,6 +51,9 @@ TimeMs = NewType("TimeMs", Annotated[int, Range(0, MAX_UNSIGNED)])
 Units = NewType("Units", Annotated[int, Range(0, MAX_UNSIGNED)])
 """The smallest unit of the network's token."""
 
+NOTHING: Final = Units(0)
+"""Where a record leaves an amount out."""
+
 VotingPower = NewType("VotingPower", Annotated[int, Range(0, 2**53)])
 """Stake that counts in a vote."""
 

@@ -42,6 +42,28 @@ class ReasonCode(StrEnum):
     BROKEN_LINK = "broken_link"
     WRONG_DIGEST = "wrong_digest"
     BAD_PROOF = "bad_proof"
+    UNKNOWN_CANDIDATE = "unknown_candidate"
+    UNKNOWN_DELEGATION = "unknown_delegation"
+    TOMBSTONED = "tombstoned"
+    LOW_BOND = "low_bond"
+    INSUFFICIENT_STAKE = "insufficient_stake"
+    SAME_CANDIDATE = "same_candidate"
+    STILL_MATURING = "still_maturing"
+    NOTHING_MATURED = "nothing_matured"
+    TRUST_EXPIRED = "trust_expired"
+    # Evidence, as the main chain answers a reporter.
+    DIFFERENT_STEPS = "different_steps"
+    SAME_STATEMENT = "same_statement"
+    NOT_REFUTED = "not_refuted"
+    STALE_EVIDENCE = "stale_evidence"
+    ALREADY_PUNISHED = "already_punished"
+    JAILED = "jailed"
+    NOT_JAILED = "not_jailed"
+    UNKNOWN_MODEL = "unknown_model"
+    NOT_FOR_SALE = "not_for_sale"
+    PRICE_CHANGED = "price_changed"
+    NO_DEPOSIT = "no_deposit"
+    NO_GRANT = "no_grant"
 
 
 MEANINGS: Final[dict[ReasonCode, str]] = {
@@ -74,5 +96,26 @@ MEANINGS: Final[dict[ReasonCode, str]] = {
     ReasonCode.BROKEN_LINK: "The predecessor named is not the last one recorded.",
     ReasonCode.WRONG_DIGEST: "The digest differs from what the ledger or a recomputation gives.",
     ReasonCode.BAD_PROOF: "The Merkle proof does not lead to the root.",
+    ReasonCode.UNKNOWN_CANDIDATE: "Nobody bonded as a candidate under this key.",
+    ReasonCode.UNKNOWN_DELEGATION: "The sender has no stake with this candidate.",
+    ReasonCode.TOMBSTONED: "The candidate is excluded for good after a fault.",
+    ReasonCode.LOW_BOND: "The bond is under the network's smallest self-bond.",
+    ReasonCode.INSUFFICIENT_STAKE: "The delegation is worth less than the amount.",
+    ReasonCode.SAME_CANDIDATE: "Stake cannot move from a candidate to itself.",
+    ReasonCode.STILL_MATURING: "Stake that was redelegated has to mature before it moves on.",
+    ReasonCode.NOTHING_MATURED: "No unbonding of the sender has completed its period.",
+    ReasonCode.TRUST_EXPIRED: "What is trusted is older than the trust period; pin anew.",
+    ReasonCode.DIFFERENT_STEPS: "The two statements are about different things, so both may hold.",
+    ReasonCode.SAME_STATEMENT: "The two statements say the same, so they do not conflict.",
+    ReasonCode.NOT_REFUTED: "The evidence does not show that what was signed is wrong.",
+    ReasonCode.STALE_EVIDENCE: "The offence is older than the unbonding period.",
+    ReasonCode.ALREADY_PUNISHED: "The validator was punished for this offence before.",
+    ReasonCode.JAILED: "The validator's time in jail is not over.",
+    ReasonCode.NOT_JAILED: "The validator is not in jail.",
+    ReasonCode.UNKNOWN_MODEL: "No settled checkpoint and no merge has this model.",
+    ReasonCode.NOT_FOR_SALE: "The model has no price, or nobody has contributed to it.",
+    ReasonCode.PRICE_CHANGED: "The price is not the one that the buyer agreed to.",
+    ReasonCode.NO_DEPOSIT: "The deposit is missing, too small, or locked for another shard.",
+    ReasonCode.NO_GRANT: "The sender gave no such grant.",
 }
 """One sentence a code, shown to people; `docs/reason-codes.md` is this table."""

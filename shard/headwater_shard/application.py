@@ -60,6 +60,9 @@ class LedgerApplication:
     MAX_PENDING: int = 16
     """Executions kept; a height rarely has more than one proposal a view."""
 
+    MAX_RECENT: int = 256
+    """States kept for proofs of blocks that are not the tip any more; they share what is equal."""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -80,6 +83,7 @@ class LedgerApplication:
         self._state = ledger.genesis_state()
         self._height = Height(0)
         self._time_ms = TimeMs(0)
+        self._recent: dict[Height, State] = {}
         self._pending: dict[BlockContext, tuple[State, Execution]] = {}
 
     @property
@@ -96,6 +100,10 @@ class LedgerApplication:
     def state(self) -> State:
         """The committed state; it never changes, the next block brings another."""
         return self._state
+
+    def state_at(self, height: Height) -> State | None:
+        """The state after one of the last `MAX_RECENT` blocks committed here; None for others."""
+        return self._recent.get(height)
 
     @property
     def height(self) -> Height:
@@ -142,12 +150,28 @@ class LedgerApplication:
         self._state, self._height, self._time_ms = state, height, time_ms
         self._pending.clear()
 
+    def restore_from(self, other: "LedgerApplication") -> None:
+        """Go on from the committed state of another replica in this process."""
+        self._state, self._height, self._time_ms = other._state, other._height, other._time_ms
+        self._pending.clear()
+
     def next_timer(self) -> int | None:
         """The block time from which an empty block would change something."""
         return self._ledger.next_timer(self._state)
 
     def check_tx(self, transaction: bytes) -> ReasonCode:
         """Whether a transaction would succeed now; never raises on a peer's bytes."""
+        if self._cache is None:
+            return self._check(transaction)
+        return self._cache.get_or_check(
+            chain=self.chain,
+            height=self._height,
+            state_root=self._state.root,
+            transaction=transaction,
+            check=lambda: self._check(transaction),
+        )
+
+    def _check(self, transaction: bytes) -> ReasonCode:
         try:
             signed = decode_for(self._ledger, transaction, self._verifier)
             draft = Draft(self._state)
@@ -240,6 +264,8 @@ class LedgerApplication:
         self.finalize_block(context)
         self._state = self._pending[context][0]
         self._height, self._time_ms = context.height, context.time_ms
+        self._recent[context.height] = self._state
+        self._recent.pop(Height(context.height - self.MAX_RECENT), None)
         self._pending.clear()
 
     def query(self, namespace: str, key: bytes) -> QueryResult:

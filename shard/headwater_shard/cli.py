@@ -72,6 +72,9 @@ def _build_app() -> "typer.Typer":
             debug=context.obj.debug,
         )
 
+    from headwater_shard.tools.cli import add_commands
+
+    add_commands(app)
     return app
 
 

@@ -17,6 +17,7 @@ from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
 GENESIS_NAME: Final = "genesis.cbor"
 LEDGER_NAME: Final = "ledger.sqlite"
 BLOBS_NAME: Final = "blobs"
+EPOCHS_NAME: Final = "epochs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class DataFolder:
     def ledger(self, chain: ChainId) -> Path:
         """The database of one chain."""
         return self.chain(chain) / LEDGER_NAME
+
+    @property
+    def epochs(self) -> Path:
+        """The folder of the proofs of epochs."""
+        return self.chain(MAIN_CHAIN) / EPOCHS_NAME
 
     def list_ledgers(self) -> tuple[ChainId, ...]:
         """The names of the folders that hold a ledger, sorted; reads the folder.

@@ -9,6 +9,7 @@ import pytest
 from headwater_gateway.task_file import TEMPLATE, default_task_file, load_task_file
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.incentives import Incentives
 from headwater_protocol.chain.task import Codec, OptimizerKind, Training
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import ConfigError
@@ -36,8 +37,10 @@ def test_template_documents_every_key_with_its_default(tmp_path: Path) -> None:
         ("codec", Codec, {}),
         ("aggregation", AggregationRule, {"kind": "rule"}),
         ("network", Parameters, {}),
+        ("incentives", Incentives, {}),
     ):
         names = {renamed.get(field.name, field.name) for field in fields(record)}
+        names.discard("incentives")
         assert set(values[section]) == names
     for line in TEMPLATE.splitlines():
         assert not line or line.startswith("[") or "#" in line, line

@@ -100,16 +100,15 @@ def work_of(*commits: Commit, base: Digest = TASK.initial_model, task: Task = TA
 def test_scores_separate_an_honest_update_from_one_with_its_sign_flipped(blobs: BlobStore) -> None:
     delta = trained_delta()
     work = work_of(put(blobs, "honest", delta), put(blobs, "flipped", -delta))
-    honest, flipped = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(work)
+    honest, flipped = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(work).scores
     assert honest > 1_000
     assert flipped < -1_000
 
 
 def test_noise_scores_next_to_nothing(blobs: BlobStore) -> None:
     noise = np.random.default_rng(1).normal(0, 0.05, MLP.num_parameters).astype(np.float32)
-    (score,) = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(
-        work_of(put(blobs, "free rider", noise))
-    )
+    work = work_of(put(blobs, "free rider", noise))
+    (score,) = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(work).scores
     assert abs(score) < 1_000
 
 
@@ -123,7 +122,7 @@ def test_payload_that_is_not_here_is_unavailable_and_the_others_are_scored(
         commit_of("garbage", blobs.put(b"no payload")),
         put(blobs, "two", delta),
     )
-    one, lost, garbage, two = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(work)
+    one, lost, garbage, two = Scorer(blobs=blobs, data={DELEGATE: validation()}).score(work).scores
     assert (lost, garbage) == (UNAVAILABLE, UNAVAILABLE)
     assert one == two > 0
 

@@ -10,6 +10,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_message,
     verify_checkpoint,
 )
+from headwater_protocol.chain.contribution import Contributions
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
 from headwater_protocol.errors import BadEncoding, BadSignature, InsufficientPower, OutOfBounds
 from headwater_protocol.identifiers import ChainId, Network
@@ -83,6 +84,8 @@ def test_every_field_is_part_of_the_link():
             changed: object = not value
         elif isinstance(value, bytes):
             changed = bytes([value[0] ^ 1]) + value[1:]
+        elif isinstance(value, Contributions):
+            changed = replace(value, total=value.total + 1)
         else:
             changed = value + 1 if isinstance(value, int) else value + "x"
         digests.add(checkpoint_digest(replace(CHECKPOINT, **{name: changed})))

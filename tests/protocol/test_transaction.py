@@ -16,6 +16,7 @@ from headwater_protocol.chain.transaction import (
     update_message,
     verify_transaction,
 )
+from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import BadSignature, InvalidMessage, OutOfBounds, TooLarge
@@ -24,6 +25,11 @@ from tests.support.network import key
 from tests.support.records import CAST, example_records, make_bodies, sign_body
 
 BODIES = make_bodies()
+
+
+def make_scores(*, batch: int, scores: tuple[int, ...]) -> PostScores:
+    reference = blob_digest(b"reference")
+    return PostScores(task="test", round=1, batch=batch, scores=scores, reference=reference)
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.KIND)
@@ -85,7 +91,7 @@ def test_a_full_batch_fits_a_transaction_and_one_commit_more_is_refused():
     assert len(decode_transaction(full).transaction.body.commits) == MAX_BATCH_COMMITS
     with pytest.raises(OutOfBounds, match="1001 items"):
         decode_transaction(encode_record(sign_body(CommitUpdates(round=1, commits=row))))
-    scores = PostScores(round=1, batch=0, scores=(0,) * (MAX_BATCH_COMMITS + 1))
+    scores = make_scores(batch=0, scores=(0,) * (MAX_BATCH_COMMITS + 1))
     with pytest.raises(OutOfBounds):
         decode_transaction(encode_record(sign_body(scores)))
 
@@ -93,10 +99,10 @@ def test_a_full_batch_fits_a_transaction_and_one_commit_more_is_refused():
 @pytest.mark.parametrize(
     "body",
     [
-        PostScores(round=1, batch=0, scores=(10_001,)),
-        PostScores(round=1, batch=0, scores=(-10_002,)),
-        PostScores(round=1, batch=-1, scores=(0,)),
-        PostScores(round=1, batch=0, scores=()),
+        make_scores(batch=0, scores=(10_001,)),
+        make_scores(batch=0, scores=(-10_002,)),
+        make_scores(batch=-1, scores=(0,)),
+        make_scores(batch=0, scores=()),
         CommitUpdates(round=1, commits=()),
     ],
     ids=["score above", "score below", "batch below", "no scores", "no commits"],

@@ -36,7 +36,8 @@ SHARD_KINDS = {
     "post-scores/1",
     "attest-model/1",
     "sign-checkpoint/1",
-    "adopt-merge/1",
+    "adopt-epoch/1",
+    "adopt-task/1",
 }
 
 

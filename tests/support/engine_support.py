@@ -16,7 +16,9 @@ from headwater_protocol.chain.block import (
     vote_message,
 )
 from headwater_protocol.chain.committee import Committee, make_committee
+from headwater_protocol.chain.evidence import Equivocation
 from headwater_protocol.chain.proof import StateProof, compute_state_root
+from headwater_protocol.chain.statement import SignedVote, proposal_message
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
 from headwater_protocol.errors import InvalidBlock
 from headwater_protocol.identifiers import (
@@ -41,18 +43,15 @@ from headwater_shard.engine.bft.effects import (
     Persist,
     Send,
 )
-from headwater_shard.engine.bft.evidence import Equivocation
 from headwater_shard.engine.bft.history import FinalizedBlock, Tip
 from headwater_shard.engine.bft.messages import (
     BlockRequest,
     Message,
     PrevoteCertificate,
     Proposal,
-    SignedVote,
     claim_of,
     decode_message,
     encode_message,
-    proposal_message,
 )
 from headwater_shard.engine.bft.signer import SavedState, SignedState
 from headwater_shard.engine.bft.timeouts import Timeouts

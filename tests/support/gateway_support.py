@@ -14,6 +14,7 @@ from headwater_gateway.machine.effects import (
     Publish,
     PublishBlob,
     ScoreBatch,
+    Scored,
     Submit,
     TakeIn,
 )
@@ -22,6 +23,7 @@ from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_gateway.worker import check_updates, compute_merge, compute_model
 from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import (
     Body,
@@ -41,6 +43,7 @@ from headwater_protocol.identifiers import (
     NumExamples,
     Signature,
 )
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.receipt import Receipt, Stage, decode_receipt, verify_receipt
 from headwater_protocol.messages.topics import Topics, parse_topic
 from headwater_protocol.messages.update import Update, update_claim
@@ -49,6 +52,7 @@ from headwater_protocol.model.payload import encode_payload
 from headwater_protocol.model.quantize import quantize
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import BlobStore
+from headwater_shard.mainchain.staking.handover import is_handover, make_epoch_update
 from headwater_shard.shardchain.records import SHARD, SHARD_KEY, Shard
 from tests.support.network import Cast, Chain, key, make_cast, make_task
 
@@ -81,6 +85,16 @@ def make_payload(
     return encode_payload(quantize(delta, tensor_sizes=tensor_sizes, bits=8, rng=rng))
 
 
+def own_seed(sender: SecretKey, round_: Round) -> int:
+    """Of a payload that no other device sends, and this one in no other round."""
+    return int.from_bytes(sender.device[:6], "big") * 1_000 + round_.number
+
+
+def make_scored(scores: tuple[int, ...]) -> Scored:
+    """A delegate's scores; nobody recomputes them here."""
+    return Scored(scores=scores, reference=blob_digest(BASE))
+
+
 def device_keys(count: int) -> tuple[SecretKey, ...]:
     return tuple(key(f"device-{number}") for number in range(count))
 
@@ -111,6 +125,8 @@ class Bench:
         self.devices = device_keys(num_devices)
         self.keys = keys
         self.metrics = Metrics()
+        self.updates: list[EpochUpdate] = []
+        """What leads from epoch to epoch."""
         self.published: list[Publish] = []
         self.blob_effects: list[PublishBlob | ClearBlob] = []
         self.submitted: list[tuple[ChainId, SignedTransaction, ReasonCode]] = []
@@ -144,7 +160,7 @@ class Bench:
             registrar=self.cast.registrar,
         )
         tips = {chain: tip for chain in self.chains if (tip := self.tip(chain)) is not None}
-        self.machine.start(tips, self.now_ms)
+        self.machine.start(tips, self.now_ms, updates=self.updates)
         self.perform()
         return self.machine
 
@@ -196,7 +212,7 @@ class Bench:
         elif isinstance(effect, ScoreBatch):
             self.worked.append(effect)
             scores = tuple(self.score_of(effect, commit) for commit in effect.commits)
-            machine.on_scored(effect, scores, now_ms)
+            machine.on_scored(effect, make_scored(scores), now_ms)
         elif isinstance(effect, ComputeRoundModel):
             self.worked.append(effect)
             model = self.model_of(effect, compute_model(effect, blobs=self.blobs))
@@ -247,8 +263,17 @@ class Bench:
             self.now_ms = self.chains[chain].now_ms
             tip = self.tip(chain)
             if tip is not None:
+                if chain == MAIN_CHAIN:
+                    self._follow(tip)
+                self.machine.on_transactions(tip, taken)
                 self.machine.on_finalized(chain, tip, self.now_ms)
                 self.perform()
+
+    def _follow(self, tip: FinalizedTip) -> None:
+        update = make_epoch_update(tip.state, tip.block.header, tip.certificate)
+        if update is not None and is_handover(update):
+            self.updates.append(update)
+            self.machine.on_epochs([update])
 
     def settle(self, num_steps: int = 30) -> None:
         """Steps of time, with a block on each chain that has a reason for one, as engines do."""
@@ -281,7 +306,7 @@ class Bench:
             device=sender.device,
             num_examples=NumExamples(10),
             signature=Signature(bytes(64)),
-            payload=make_payload() if payload is None else payload,
+            payload=make_payload(own_seed(sender, round_)) if payload is None else payload,
         )
         update = replace(update, **changes)  # type: ignore[arg-type]
         claim = update_claim(update, chain)
@@ -293,11 +318,8 @@ class Bench:
         self.send(topic or self.topics.update(update.device), encode_record(update))
 
     def publish_all(self, devices: Sequence[SecretKey] | None = None) -> list[Update]:
-        """An honest update of every device, each its own."""
-        updates = [
-            self.update(device, make_payload(number))
-            for number, device in enumerate(devices or self.devices)
-        ]
+        """An honest update of every device."""
+        updates = [self.update(device) for device in devices or self.devices]
         for update in updates:
             self.publish(update)
         return updates

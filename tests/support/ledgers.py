@@ -9,8 +9,9 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_digest,
     checkpoint_message,
 )
+from headwater_protocol.chain.epoch import Epoch, epoch_key
 from headwater_protocol.chain.transaction import (
-    AdoptMerge,
+    AdoptEpoch,
     AttestMerge,
     AttestModel,
     CommitUpdates,
@@ -21,10 +22,11 @@ from headwater_protocol.chain.transaction import (
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.identifiers import Digest, EpochNumber, Height, TimeMs
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext, Execution
-from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, MainChain
-from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.mainchain.records import EPOCHS, MAIN, MAIN_KEY, MainChain
+from headwater_shard.mainchain.staking.handover import make_epoch_update
 from headwater_shard.shardchain.records import (
     CHECKPOINTS,
     SHARD,
@@ -87,7 +89,7 @@ def main_of(chain: Chain) -> MainChain:
 
 def delegates(chain: Chain) -> tuple[SecretKey, ...]:
     """The keys of a chain's committee, in its order."""
-    by_key = {entry.validator: entry for entry in chain.cast.all_validators}
+    by_key = chain.cast.keys
     return tuple(by_key[delegate.validator] for delegate in chain.app.committee.delegates)
 
 
@@ -107,17 +109,10 @@ def commit_body(
     chain: Chain, devices: Iterable[SecretKey], *, num_examples: int = 10
 ) -> CommitUpdates:
     """A batch of updates, in order."""
-    commits = [
-        chain.commit(device, payload_of(device), num_examples=num_examples) for device in devices
-    ]
+    commits = [chain.commit(device, num_examples=num_examples) for device in devices]
     return CommitUpdates(
         round=chain.round.number, commits=tuple(sorted(commits, key=lambda commit: commit.device))
     )
-
-
-def payload_of(device: SecretKey) -> bytes:
-    """A payload of the device's own."""
-    return b"payload of " + device.device
 
 
 def collect(chain: Chain, devices: Iterable[SecretKey], *, num_examples: int = 10) -> None:
@@ -128,7 +123,13 @@ def collect(chain: Chain, devices: Iterable[SecretKey], *, num_examples: int = 1
 
 def score(chain: Chain, scores: Sequence[int], *, by: Iterable[SecretKey] | None = None) -> None:
     """Post the same scores for batch 0 by all delegates, or `by` some."""
-    body = PostScores(round=chain.round.number, batch=0, scores=tuple(scores))
+    body = PostScores(
+        task=chain.round.task,
+        round=chain.round.number,
+        batch=0,
+        scores=tuple(scores),
+        reference=blob_digest(b"reference"),
+    )
     scorers = delegates(chain) if by is None else tuple(by)
     execute(chain, *(chain.sign(entry, body) for entry in scorers))
 
@@ -202,15 +203,27 @@ def attest_merge(main: Chain, model: Digest) -> None:
     execute(main, *(main.sign(entry, body) for entry in delegates(main)))
 
 
-def adopt_body(main: Chain, epoch: int | None = None) -> AdoptMerge:
-    """A merge with its proof from the main chain's last block."""
+def epoch_of(main: Chain, epoch: int | None = None) -> Epoch:
+    """An epoch's record, the current one's by default."""
     number = EpochNumber(main_of(main).epoch if epoch is None else epoch)
-    merge = main.app.state.get(MERGES, merge_key(number))
-    assert merge is not None
-    block, certificate = main.blocks[-1]
-    return AdoptMerge(
-        merge=merge,
-        proof=main.app.query("merges", merge_key(number)).proof,
-        header=block.header,
-        certificate=certificate,
-    )
+    record = main.app.state.get(EPOCHS, epoch_key(number))
+    assert record is not None
+    return record
+
+
+def update_at(main: Chain, height: int) -> EpochUpdate:
+    """The proof of the epoch that a block of the main chain has."""
+    block, certificate = main.blocks[height - 1]
+    update = make_epoch_update(main.states[height - 1], block.header, certificate)
+    assert update is not None
+    return update
+
+
+def epoch_update(main: Chain, epoch: int | None = None) -> EpochUpdate:
+    """An epoch, the current one by default, as the block proves it that wrote it."""
+    return update_at(main, epoch_of(main, epoch).start_height)
+
+
+def adopt_body(main: Chain, epoch: int | None = None) -> AdoptEpoch:
+    """What leads a shard to an epoch of the main chain."""
+    return AdoptEpoch(update=epoch_update(main, epoch))

@@ -62,6 +62,7 @@ from headwater_shard.application import LedgerApplication, make_ledger
 from headwater_shard.engine.bft.validation import outcomes_root
 from headwater_shard.engine.border import BlockContext, Execution
 from headwater_shard.shardchain.records import ROUNDS, SHARD, SHARD_KEY
+from headwater_shard.state.state import State
 
 GENESIS_MS = TimeMs(1_700_000_000_000)
 
@@ -114,6 +115,12 @@ class Cast:
     validators: dict[ChainId, tuple[SecretKey, ...]]
     registrar: SecretKey
     sponsor: SecretKey
+    candidates: tuple[SecretKey, ...] = ()
+    """Who may be elected besides the genesis' validators."""
+
+    @property
+    def keys(self) -> dict[ValidatorId, SecretKey]:
+        return {entry.validator: entry for entry in (*self.all_validators, *self.candidates)}
 
     @property
     def network(self) -> Network:
@@ -132,6 +139,7 @@ def make_cast(
     task: Task | None = None,
     parameters: Parameters | None = None,
     balances: Iterable[tuple[str, int]] = (),
+    candidates: Sequence[str] = (),
 ) -> Cast:
     """A network of named keys; each validator has stake 100 unless `stakes` says otherwise."""
     task = task or make_task()
@@ -176,7 +184,13 @@ def make_cast(
         task=task,
     )
     genesis.require_consistent()
-    return Cast(genesis=genesis, validators=keys, registrar=registrar, sponsor=sponsor)
+    return Cast(
+        genesis=genesis,
+        validators=keys,
+        registrar=registrar,
+        sponsor=sponsor,
+        candidates=tuple(key(name) for name in candidates),
+    )
 
 
 @dataclass
@@ -188,6 +202,8 @@ class Chain:
     now_ms: int = GENESIS_MS
     app: LedgerApplication = field(init=False)
     blocks: list[tuple[Block, Certificate]] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    """After each of the blocks."""
     nonce: int = 0
 
     def __post_init__(self) -> None:
@@ -210,7 +226,7 @@ class Chain:
         self.now_ms += after_ms
         last = self.blocks[-1] if self.blocks else None
         committee = self.app.committee
-        by_key = {entry.validator: entry for entry in self.cast.all_validators}
+        by_key = self.cast.keys
         proposer = committee.delegates[self.app.height % len(committee.delegates)].validator
         context = BlockContext(
             height=Height(self.app.height + 1),
@@ -239,6 +255,7 @@ class Chain:
             header, [by_key[delegate.validator] for delegate in committee.delegates]
         )
         self.app.commit(context)
+        self.states.append(self.app.state)
         self.blocks.append(
             (
                 Block(
@@ -281,9 +298,11 @@ class Chain:
         return round_
 
     def commit(
-        self, device: SecretKey, payload: bytes | Digest = b"payload", num_examples: int = 10
+        self, device: SecretKey, payload: bytes | Digest | None = None, num_examples: int = 10
     ) -> Commit:
-        """A device's signed commit for the open round."""
+        """A device's signed commit for the open round; by default of a payload of its own."""
+        if payload is None:
+            payload = b"payload of %s in round %d" % (device.device, self.round.number)
         digest = payload if len(payload) == 32 else blob_digest(payload)
         claim = UpdateClaim(
             shard=self.chain,

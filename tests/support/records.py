@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Iterator
 
 import headwater_protocol
+from headwater_protocol.chain.account import Account, RewardBalance
 from headwater_protocol.chain.block import (
     NO_DIGEST,
     Block,
@@ -27,6 +28,8 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_message,
 )
 from headwater_protocol.chain.committee import Committee, committee_digest
+from headwater_protocol.chain.epoch import epoch_key
+from headwater_protocol.chain.justice import SubmitEvidence
 from headwater_protocol.chain.proof import (
     MAIN_NAMESPACES,
     SHARD_NAMESPACES,
@@ -34,9 +37,18 @@ from headwater_protocol.chain.proof import (
     compute_state_root,
 )
 from headwater_protocol.chain.round import TOP_RANK, MergeCorrection, Round, RoundPhase
+from headwater_protocol.chain.stake import (
+    Bond,
+    DelegateStake,
+    RedelegateStake,
+    SetCommission,
+    UndelegateStake,
+    WithdrawStake,
+)
 from headwater_protocol.chain.transaction import (
     UNAVAILABLE,
-    AdoptMerge,
+    AdoptEpoch,
+    AdoptTask,
     AttestMerge,
     AttestModel,
     Body,
@@ -65,10 +77,14 @@ from headwater_protocol.identifiers import (
     Nonce,
     NumExamples,
     RoundNumber,
+    TaskId,
     TimeMs,
     Units,
     View,
 )
+from headwater_protocol.light.client import make_trusted
+from headwater_protocol.light.shard import make_shard_trust
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.merkle.sequence import compute_list_root
 from headwater_protocol.merkle.trie import MerkleMap
 from headwater_protocol.messages.announcement import Announcement, round_key, task_key
@@ -77,6 +93,13 @@ from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
 from headwater_protocol.messages.status import Status, sign_status
 from headwater_protocol.messages.update import Update
 from headwater_protocol.reasons import ReasonCode
+from tests.support.justice_records import (
+    example_justice_records,
+    make_evidence,
+    make_justice_bodies,
+)
+from tests.support.market_records import TASK as TASK_ENTRY
+from tests.support.market_records import example_market_records, make_market_bodies
 from tests.support.network import GENESIS_MS, certify, key, make_cast, make_task
 
 SHARD = ChainId("shard-0")
@@ -202,6 +225,7 @@ def make_bodies() -> list[Body]:
         shard=SHARD,
         number=1,
         epoch=EpochNumber(0),
+        merged=EpochNumber(0),
         round=RoundNumber(2),
         height=Height(8),
         state_root=digest("state"),
@@ -232,7 +256,15 @@ def make_bodies() -> list[Body]:
         ),
         model=digest("merged"),
     )
-    root, proof = prove(MAIN_NAMESPACES, "merges", merge.epoch.to_bytes(8, "big"), merge)
+    epoch = dataclasses.replace(
+        CAST.genesis.epoch(),
+        epoch=merge.epoch,
+        merge=merge,
+        seed=digest("seed"),
+        start_height=Height(9),
+        start_ms=TimeMs(1_700_000_000_900),
+    )
+    root, proof = prove(MAIN_NAMESPACES, "epochs", epoch_key(epoch.epoch), epoch)
     header = make_header(MAIN_CHAIN, root)
     return [
         EnrolDevice(
@@ -241,18 +273,46 @@ def make_bodies() -> list[Body]:
             signature=CAST.registrar.sign_record(Domain.ENROLMENT, CAST.network, enrolment),
         ),
         CommitUpdates(round=RoundNumber(3), commits=tuple(commits)),
-        PostScores(round=RoundNumber(3), batch=0, scores=(9_000, UNAVAILABLE)),
+        PostScores(
+            task=TaskId("digits"),
+            round=RoundNumber(3),
+            batch=0,
+            scores=(9_000, UNAVAILABLE),
+            reference=digest("reference"),
+        ),
         AttestModel(round=RoundNumber(3), model=digest("model")),
         SignCheckpoint(number=1, checkpoint=checkpoint_digest(checkpoint), signature=signatures[0]),
-        AdoptMerge(
-            merge=merge,
-            proof=proof,
-            header=header,
-            certificate=certify(header, signers(MAIN_CHAIN)),
+        AdoptEpoch(
+            update=EpochUpdate(
+                epoch=epoch,
+                proof=proof,
+                header=header,
+                certificate=certify(header, signers(MAIN_CHAIN)),
+            )
         ),
         Transfer(recipient=DEVICES[0].account, amount=Units(7)),
         PostCheckpoint(signed=SignedCheckpoint(checkpoint=checkpoint, signatures=signatures)),
         AttestMerge(epoch=EpochNumber(1), model=digest("merged")),
+        Bond(amount=Units(500), commission_thousandths=100),
+        SetCommission(commission_thousandths=50),
+        DelegateStake(validator=signers(SHARD)[0].validator, amount=Units(40)),
+        UndelegateStake(validator=signers(SHARD)[0].validator, amount=Units(30)),
+        RedelegateStake(
+            source=signers(SHARD)[0].validator,
+            destination=signers(SHARD)[1].validator,
+            amount=Units(20),
+        ),
+        WithdrawStake(validator=signers(SHARD)[0].validator),
+        *make_justice_bodies(
+            make_evidence(CAST, header, certify(header, signers(MAIN_CHAIN)), proof)
+        ),
+        *make_market_bodies(),
+        AdoptTask(
+            entry=TASK_ENTRY,
+            proof=proof,
+            header=header,
+            certificate=certify(header, signers(MAIN_CHAIN)),
+        ),
     ]
 
 
@@ -304,20 +364,32 @@ def make_announcement() -> Announcement:
 
 def example_records() -> Iterator[object]:
     """An example of every record that has a KIND; several of some."""
+    yield Account(balance=Units(7))
+    yield RewardBalance(total=Units(8))
     bodies = make_bodies()
     yield from bodies
+    yield from example_market_records()
     for body in bodies:
         if isinstance(body, EnrolDevice):
             yield body.enrolment
         elif isinstance(body, PostCheckpoint):
             yield body.signed
             yield body.signed.checkpoint
-        elif isinstance(body, AdoptMerge):
-            yield body.merge
-            yield dataclasses.replace(body.merge, model=None)
-            yield body.proof
-            yield body.header
-            yield body.certificate
+        elif isinstance(body, SubmitEvidence):
+            yield from example_justice_records([body.evidence])
+        elif isinstance(body, AdoptEpoch):
+            update = body.update
+            yield update
+            yield update.epoch
+            yield CAST.genesis.epoch()
+            if update.epoch.merge is not None:
+                yield update.epoch.merge
+                yield dataclasses.replace(update.epoch.merge, model=None)
+            yield update.proof
+            yield update.header
+            yield update.certificate
+            yield make_trusted(CAST.genesis)
+            yield make_shard_trust(CAST.genesis, SHARD)
         signed = sign_body(body)
         yield signed
         yield signed.transaction

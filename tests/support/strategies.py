@@ -9,6 +9,7 @@ import cbor2
 from hypothesis import strategies as st
 
 from headwater_protocol.chain.committee import Committee, Delegate, make_committee
+from headwater_protocol.chain.epoch import Epoch, ShardCommittee
 from headwater_protocol.encoding.record import Count, Length, Pattern, Range
 
 MAX_ITEMS = 3
@@ -31,7 +32,14 @@ def records(kind: type) -> st.SearchStrategy[Any]:
         return committees
     hints = get_type_hints(kind, include_extras=True)
     fields = {field.name: _values(hints[field.name], ()) for field in dataclasses.fields(kind)}
+    if kind is Epoch:
+        fields["shards"] = fields["shards"].map(_sorted_shards)
     return st.builds(kind, **fields)
+
+
+def _sorted_shards(shards: tuple[ShardCommittee, ...]) -> tuple[ShardCommittee, ...]:
+    by_name = {entry.shard: entry for entry in shards}
+    return tuple(by_name[name] for name in sorted(by_name))
 
 
 committees = st.dictionaries(

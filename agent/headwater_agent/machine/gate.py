@@ -13,7 +13,9 @@ from headwater_protocol.chain.block import NO_DIGEST
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import OutOfBounds
-from headwater_protocol.identifiers import ChainId, DeviceId, Digest, Height, Network, RoundNumber
+from headwater_protocol.identifiers import DeviceId, Digest, Height, Network, RoundNumber
+from headwater_protocol.light.client import Pin
+from headwater_protocol.light.shard import ShardTrust
 from headwater_protocol.messages.announcement import Announcement
 from headwater_protocol.messages.receipt import (
     Receipt,
@@ -29,32 +31,59 @@ class Gate:
 
     Args:
         network: Pinned.
-        shard: Of the device.
         device: Whose receipts are meant.
-        committee: Who may certify and answer.
+        trust: What is known of the network and its shard.
         verifier: Checks signatures.
-        reader: Decodes announcements.
+        reader: Decodes and checks what the whole fleet is sent.
+        pin: An epoch that the operator vouches for.
     """
 
     def __init__(
         self,
         *,
         network: Network,
-        shard: ChainId,
         device: DeviceId,
-        committee: Committee,
+        trust: ShardTrust,
         verifier: Verifier,
         reader: Reader,
+        pin: Pin | None = None,
     ) -> None:
         self._network = network
-        self._shard = shard
+        self._shard = trust.shard
         self._device = device
-        self._committee = committee
+        self._trust = trust
+        self._pin = pin
+        self._committee = trust.last.committee
         self._verifier = verifier
         self._reader = reader
         self._announced = NO_DIGEST
         self._announced_round = NO_ROUND
         self._announced_height = Height(0)
+
+    @property
+    def trust(self) -> ShardTrust:
+        """What is known by now, to be persisted."""
+        return self._trust
+
+    @property
+    def committee(self) -> Committee:
+        """Who judges the round that was announced last."""
+        return self._committee
+
+    def open_epoch(self, payload: bytes, now_ms: int) -> bool:
+        """Follow an election; whether it was news.
+
+        Raises:
+            InvalidMessage: If it does not decode or does not follow from what is trusted.
+        """
+        update = self._reader.epoch(payload)
+        known = self._trust.trusted
+        if update.epoch == known.epoch and update.header.time_ms <= known.time_ms:
+            return False
+        self._trust = self._reader.advance(
+            self._trust, update, now_ms=now_ms, verifier=self._verifier, pin=self._pin
+        )
+        return True
 
     def open_topic(self, text: str) -> Topic:
         """The parts of a topic of this shard.
@@ -69,12 +98,14 @@ class Gate:
         return topic
 
     def open_announcement(
-        self, payload: bytes, *, last_signed_round: RoundNumber
+        self, payload: bytes, *, last_signed_round: RoundNumber, now_ms: int
     ) -> Announcement | None:
         """A verified announcement that is news; None for the one that was opened last.
 
         Raises:
             StaleRound: If a later round or block is known, or a later round was signed.
+            WrongEpoch: If it is of retired delegates, or of some that no election is known of.
+            TrustExpired: If nothing was heard of the main chain for the trust period.
             InvalidMessage: If it does not decode, or more than two thirds did not certify it.
         """
         digest = self._reader.name(payload)
@@ -86,13 +117,18 @@ class Gate:
             raise StaleRound(f"round {number} is announced after a later one")
         if height < self._announced_height:
             raise StaleRound(f"height {height} is announced after a later one")
+        self._trust.trusted.require_fresh(now_ms)
+        term = self._trust.require_certifier(announcement.header)
+        committee = self._trust.require_committee(announcement.round.epoch)
         self._reader.verify(
             announcement,
             network=self._network,
             shard=self._shard,
-            committee=self._committee,
+            committee=term.committee,
             verifier=self._verifier,
         )
+        self._trust = self._reader.note_in_office(self._trust, term)
+        self._committee = committee
         self._announced = digest
         self._announced_round, self._announced_height = number, height
         return announcement
@@ -129,7 +165,7 @@ class Gate:
             raise StaleRound(f"a receipt for round {receipt.round}")
         if update_payload is not None and receipt.payload not in {update_payload, NO_DIGEST}:
             raise WrongDigest("a receipt for another update")
-        if self._committee.power_of(receipt.gateway) == 0:
+        if not self._trust.is_delegate(receipt.gateway):
             raise NotDelegate(f"{receipt.gateway.hex()[:16]} is no delegate of {self._shard}")
         if any(_is_same_answer(receipt, other.receipt) for other in known):
             return None

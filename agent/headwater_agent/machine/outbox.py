@@ -63,6 +63,10 @@ class Outbox:
         }
         """At most one a delegate."""
 
+    def judge_by(self, committee: Committee) -> None:
+        """Count refusals by another committee: the one of the round's epoch."""
+        self._committee = committee
+
     @property
     def entry(self) -> OutboxEntry | None:
         """The update, if there is one."""

@@ -16,6 +16,15 @@ from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import OutOfBounds
 from headwater_protocol.identifiers import ChainId, Digest, Network
+from headwater_protocol.light.client import Pin
+from headwater_protocol.light.shard import (
+    ShardTrust,
+    Term,
+    advance_shard,
+    make_shard_trust,
+    note_in_office,
+)
+from headwater_protocol.light.update import EpochUpdate, decode_epoch_update
 from headwater_protocol.messages.announcement import (
     Announcement,
     decode_announcement,
@@ -32,8 +41,28 @@ class Reader(Protocol):
         """The digest of the genesis."""
         ...
 
-    def committee(self, genesis: Genesis, shard: ChainId) -> Committee:
-        """Who certifies the shard's blocks."""
+    def trust(self, genesis: Genesis, shard: ChainId, pin: Pin | None) -> ShardTrust:
+        """What a pinned genesis says about a shard."""
+        ...
+
+    def epoch(self, payload: bytes) -> EpochUpdate:
+        """The step to an epoch that `payload` encodes; nothing of it is verified."""
+        ...
+
+    def advance(
+        self,
+        trust: ShardTrust,
+        update: EpochUpdate,
+        *,
+        now_ms: int,
+        verifier: Verifier,
+        pin: Pin | None,
+    ) -> ShardTrust:
+        """What is known after a step, which is checked."""
+        ...
+
+    def note_in_office(self, trust: ShardTrust, term: Term) -> ShardTrust:
+        """What is known once a verified block shows a term in office."""
         ...
 
     def name(self, payload: bytes) -> Digest:
@@ -72,9 +101,41 @@ class DirectReader:
         """The digest of the genesis."""
         return genesis_network(genesis)
 
-    def committee(self, genesis: Genesis, shard: ChainId) -> Committee:
-        """Who certifies the shard's blocks."""
-        return genesis.committee(shard)
+    def trust(self, genesis: Genesis, shard: ChainId, pin: Pin | None) -> ShardTrust:
+        """What a pinned genesis says about a shard.
+
+        Raises:
+            WrongEpoch: If it is not the pinned one.
+        """
+        return make_shard_trust(genesis, shard, pin)
+
+    def epoch(self, payload: bytes) -> EpochUpdate:
+        """The step to an epoch that `payload` encodes; nothing of it is verified.
+
+        Raises:
+            InvalidMessage: If it does not decode.
+        """
+        return decode_epoch_update(payload)
+
+    def advance(
+        self,
+        trust: ShardTrust,
+        update: EpochUpdate,
+        *,
+        now_ms: int,
+        verifier: Verifier,
+        pin: Pin | None,
+    ) -> ShardTrust:
+        """What is known after a step, which is checked.
+
+        Raises:
+            InvalidMessage: The subclass says what does not hold.
+        """
+        return advance_shard(trust, update, now_ms, verifier, pin=pin)
+
+    def note_in_office(self, trust: ShardTrust, term: Term) -> ShardTrust:
+        """What is known once a verified block shows a term in office."""
+        return note_in_office(trust, term)
 
     def name(self, payload: bytes) -> Digest:
         """SHA-256 of a message."""

@@ -20,6 +20,8 @@ class DemoOptions:
     """Of each shard."""
     rounds: int = 20
     checkpoint_interval: int = 4
+    byzantine_delegates: int = 0
+    """Of each shard's; they cheat in votes, scores and models."""
     attackers: int = 6
     alpha_thousandths: int = 500
     """Of the Dirichlet split."""
@@ -36,6 +38,7 @@ class DemoOptions:
             ("delegates", self.delegates, 1, 32),
             ("rounds", self.rounds, 1, 1_000),
             ("attackers", self.attackers, 0, self.devices),
+            ("byzantine-delegates", self.byzantine_delegates, 0, (self.delegates - 1) // 3),
             ("seed", self.seed, 0, 2**63 - 1),
         ):
             if not lowest <= value <= highest:

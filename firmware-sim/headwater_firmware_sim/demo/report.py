@@ -3,10 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from headwater_firmware_sim.demo.economy import EconomyReport
+from headwater_firmware_sim.demo.epochs import count_committees, describe_epochs
+from headwater_firmware_sim.demo.evidence import EvidenceReport
+from headwater_firmware_sim.demo.json_value import JsonValue
+from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
 from headwater_protocol.reasons import ReasonCode
-
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +65,12 @@ class DemoReport:
     merges: int = 0
     heights: dict[ChainId, int] = field(default_factory=dict)
     rewards: dict[DeviceId, int] = field(default_factory=dict)
+    evidence: list[EvidenceReport] = field(default_factory=list)
+    """Offences of delegates that the main chain punished."""
+    economy: EconomyReport = field(default_factory=EconomyReport)
+    """Where the units went."""
+    epochs: tuple[Epoch, ...] = ()
+    """In order, each with its committees."""
     accuracy: float = 0.0
     """Of the last merged model on the held-out examples."""
     model: Digest | None = None
@@ -118,6 +127,12 @@ class DemoReport:
                     for device, amount in sorted(self.rewards.items())
                     if device not in self.attackers
                 ),
+            },
+            "economy": self.economy.to_json(self.attackers)
+            | {
+                "evidence": [entry.to_json() for entry in self.evidence],
+                "epochs": describe_epochs(self.epochs),
+                "different_committees": count_committees(self.epochs),
             },
             "absences": self.absences,
             "rounds": [entry.to_json() for entry in self.rounds],

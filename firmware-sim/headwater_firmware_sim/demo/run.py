@@ -15,6 +15,10 @@ from headwater_agent.device import Device
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.state import DeviceState
 from headwater_firmware_sim.attack import Attack
+from headwater_firmware_sim.byzantine import ByzantineService
+from headwater_firmware_sim.demo.economy import is_paid_out, read_economy
+from headwater_firmware_sim.demo.epochs import list_epochs
+from headwater_firmware_sim.demo.evidence import list_evidence
 from headwater_firmware_sim.demo.options import DemoOptions
 from headwater_firmware_sim.demo.report import DemoReport, RoundReport
 from headwater_firmware_sim.demo.scene import Scene, make_scene
@@ -26,6 +30,7 @@ from headwater_gateway.shell.chain import StepResult
 from headwater_gateway.shell.mqtt import parse_broker_url
 from headwater_gateway.shell.service import GatewayService, HostedShard, ServiceSetup
 from headwater_models.trainer import Trainer
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.errors import ConfigError
@@ -38,7 +43,6 @@ from headwater_shard.audit.folder import open_audit
 from headwater_shard.layout import DataFolder
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
 from headwater_shard.round_model import decode_task_model
-from headwater_shard.shardchain.merges import merge_key
 from headwater_shard.shardchain.records import REWARDS, ROUNDS, SHARD, SHARD_KEY
 from headwater_shard.state.state import State
 
@@ -145,33 +149,42 @@ class _Demo:
         self._trainer = SharedTrainer()
         self._judge = Trainer(scene.program)
         self._seen: dict[ChainId, int] = dict.fromkeys(scene.plan.genesis.shards, 0)
+        self._earned = 0
         self._moved = asyncio.Event()
         self._done = asyncio.Event()
         plan = scene.plan
-        self._service = GatewayService(
-            ServiceSetup(
-                genesis=plan.genesis,
-                folder=options.out,
-                shards=[
-                    HostedShard(
-                        shard=shard,
-                        keys=keys,
-                        validation=scene.validation,
-                        devices=[
-                            key.device
-                            for index, key in enumerate(plan.devices)
-                            if plan.shard_of(index) == shard
-                        ],
-                    )
-                    for shard, keys in sorted(plan.delegates.items())
-                ],
-                broker_url=url,
-                blobs=[scene.program.data, scene.initial_model],
-                registrar=plan.registrar,
-            ),
-            verifier=self._verifier,
-            on_finalized=self._on_finalized,
+        setup = ServiceSetup(
+            genesis=plan.genesis,
+            folder=options.out,
+            shards=[
+                HostedShard(
+                    shard=shard,
+                    keys=keys,
+                    validation=scene.validation,
+                    devices=[
+                        key.device
+                        for index, key in enumerate(plan.devices)
+                        if plan.shard_of(index) == shard
+                    ],
+                )
+                for shard, keys in sorted(plan.delegates.items())
+            ],
+            broker_url=url,
+            blobs=[scene.program.data, scene.initial_model],
+            registrar=plan.registrar,
+            transactions=[(MAIN_CHAIN, data) for data in scene.lock_deposits()],
         )
+        if scene.traitors:
+            self._service: GatewayService = ByzantineService(
+                setup,
+                traitors=scene.traitors,
+                verifier=self._verifier,
+                on_finalized=self._on_finalized,
+            )
+        else:
+            self._service = GatewayService(
+                setup, verifier=self._verifier, on_finalized=self._on_finalized
+            )
         self._devices = [self._make_device(index) for index in range(options.devices)]
 
     async def run(self) -> None:
@@ -253,11 +266,19 @@ class _Demo:
 
     def _on_main(self, state: State) -> None:
         main = state.get(MAIN, MAIN_KEY)
+        self._report.evidence = list_evidence(state)
+        self._report.epochs = list_epochs(state)
+        self._report.economy = read_economy(
+            self._scene.plan.genesis,
+            state,
+            tuple(key.device for key in self._scene.plan.devices),
+            earned=self._earned,
+        )
         for key, entry in state.sorted_items(SHARDS):
             self._report.checkpoints[ChainId(key.decode())] = entry.number
         if main is None or main.epoch == self._report.merges:
             return
-        merge = state.get(MERGES, merge_key(main.epoch))
+        merge = state.get(MERGES, epoch_key(main.epoch))
         if merge is not None and merge.model is not None:
             self._report.merges = main.epoch
             self._report.model = merge.model
@@ -272,6 +293,7 @@ class _Demo:
             if round_ is None or round_.phase is not RoundPhase.CLOSED:
                 break
             self._seen[shard] = number
+            self._earned += round_.paid
             self._report.rounds.append(self._describe(shard, round_))
         for key, balance in state.items(REWARDS):
             for device in self._scene.plan.devices:
@@ -317,4 +339,5 @@ class _Demo:
             and not main.is_merging
             and main.epoch_started_ms == 0
             and all(entry.is_final for _, entry in tip.state.items(SHARDS))
+            and is_paid_out(tip.state)
         )

@@ -15,10 +15,16 @@ from headwater_gateway.worker import ValidationData
 from headwater_models.initialization import initial_parameters
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.incentives import Incentives
+from headwater_protocol.chain.market import LockDeposit
 from headwater_protocol.chain.task import Codec, OptimizerKind, Task, Training
+from headwater_protocol.chain.transaction import Transaction, sign_transaction
 from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
     Digest,
+    Nonce,
     NumExamples,
     RoundNumber,
     Score,
@@ -33,6 +39,10 @@ PROGRAM = "mlp-64-32-10"
 FRACTION_BITS = 20
 TEST_SHARE = 0.2
 """Of all digits, held out from devices and delegates."""
+DEVICE_BALANCE = 5_000
+"""Units of each device at the start."""
+DEPOSIT = 2_000
+"""Of these, what it locks."""
 VALIDATION_EXAMPLES = 30
 """Of each delegate, its own."""
 
@@ -50,8 +60,29 @@ class Scene:
     """By device."""
     attacks: tuple[Attack, ...]
     """By device."""
+    traitors: tuple[SecretKey, ...]
+    """Delegates that cheat."""
     absences: tuple[tuple[tuple[RoundNumber, float], ...], ...]
     """By device, the rounds that it misses and for how many seconds it is away."""
+
+    def lock_deposits(self) -> list[bytes]:
+        """Each device's transaction that locks its deposit."""
+        plan = self.plan
+        return [
+            sign_transaction(
+                key,
+                Transaction(
+                    network=plan.network,
+                    chain=MAIN_CHAIN,
+                    sender=key.account,
+                    nonce=Nonce(1),
+                    body=LockDeposit(
+                        device=key.device, shard=plan.shard_of(index), amount=Units(DEPOSIT)
+                    ),
+                ),
+            )
+            for index, key in enumerate(plan.devices)
+        ]
 
 
 def make_task(options: DemoOptions, program: Program, initial_model: Digest) -> Task:
@@ -116,7 +147,14 @@ def make_scene(options: DemoOptions) -> Scene:
             epoch_timeout_ms=60_000,
             retention_rounds=4,
             clock_drift_ms=5_000,
+            incentives=Incentives(
+                device_deposit=Units(DEPOSIT),
+                quarantine_strikes=3,
+                quarantine_rounds=4,
+                penalty_thousandths=250,
+            ),
         ),
+        device_balance=DEVICE_BALANCE,
     )
     delegates = [key for shard in sorted(plan.delegates) for key in plan.delegates[shard]]
     parts = split_dirichlet(
@@ -138,6 +176,11 @@ def make_scene(options: DemoOptions) -> Scene:
         attacks=tuple(
             Attack.SIGN_FLIP if index in hostile else Attack.NONE
             for index in range(options.devices)
+        ),
+        traitors=tuple(
+            key
+            for shard in sorted(plan.delegates)
+            for key in plan.delegates[shard][options.delegates - options.byzantine_delegates :]
         ),
         absences=tuple(
             tuple(

@@ -9,7 +9,9 @@ from headwater_firmware_sim.virtual.run import VirtualRun
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import header_digest
 from headwater_protocol.chain.checkpoint import Checkpoint, checkpoint_digest
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import Round, RoundPhase
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.chain.transaction import (
     Commit,
     CommitUpdates,
@@ -34,12 +36,11 @@ from headwater_protocol.messages.update import decode_update
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import LedgerApplication, make_ledger
 from headwater_shard.engine.bft.history import FinalizedBlock
-from headwater_shard.engine.bft.messages import Message, SignedVote
+from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.validation import make_context
-from headwater_shard.mainchain.ledger import compute_supply
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES
+from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.round_model import compute_merged_model, compute_round_model
-from headwater_shard.shardchain.merges import merge_key
 from headwater_shard.shardchain.records import (
     BATCHES,
     REWARDS,
@@ -191,7 +192,7 @@ class Invariants:
         if main is None or run is None:
             return
         for epoch in range(self._merges + 1, main.epoch + 1):
-            merge = state.get(MERGES, merge_key(EpochNumber(epoch)))
+            merge = state.get(MERGES, epoch_key(EpochNumber(epoch)))
             if merge is not None and merge.model is not None:
                 task = run.stage.plan.genesis.task
                 model = compute_merged_model(task, merge.inputs, fetch=run.blobs.get)

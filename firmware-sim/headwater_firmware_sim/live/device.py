@@ -160,6 +160,11 @@ class LiveDevice:
 
     async def _perform_one(self, effect: Effect) -> None:
         client = self._client
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A publish that is acknowledged while it is cancelled returns as if nothing had
+            # happened: `asyncio.wait_for` of Python 3.11, which aiomqtt uses, keeps it back.
+            raise asyncio.CancelledError
         if isinstance(effect, Train):
             if self._group is not None:
                 self._group.create_task(self._run_training(effect))

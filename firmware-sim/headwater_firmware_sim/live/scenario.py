@@ -43,8 +43,8 @@ from headwater_protocol.chain.block import header_digest
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
-from headwater_shard.mainchain.ledger import compute_supply
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS
+from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.shardchain.records import SHARD, SHARD_KEY
 
 STALL_S: Final = 120.0

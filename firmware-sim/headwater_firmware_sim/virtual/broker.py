@@ -95,6 +95,14 @@ class Broker:
         if client not in members:
             members.append(client)
 
+    def unsubscribe_shared(self, client: Client, topic_filter: str) -> None:
+        """End a shared subscription."""
+        members = self._shared.get(topic_filter, [])
+        if client in members:
+            members.remove(client)
+        if not members:
+            self._shared.pop(topic_filter, None)
+
     def unsubscribe(self, client: Client, topic_filter: str) -> None:
         """End a subscription."""
         self._filters.get(client, {}).pop(topic_filter, None)
@@ -140,11 +148,8 @@ class Broker:
                 members.pop(client, None)
                 if not members:
                     del self._subscribers[topic_filter]
-        for topic_filter, group in tuple(self._shared.items()):
-            if client in group:
-                group.remove(client)
-                if not group:
-                    del self._shared[topic_filter]
+        for topic_filter in tuple(self._shared):
+            self.unsubscribe_shared(client, topic_filter)
 
     def _publish_will(self, client: Client, topic: str, payload: bytes) -> None:
         if not self.is_connected(client):

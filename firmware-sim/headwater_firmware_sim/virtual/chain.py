@@ -12,9 +12,11 @@ from typing import Final
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import Block, header_digest, vote_message
 from headwater_protocol.chain.genesis import Genesis
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.crypto.signing import SecretKey, Verifier
 from headwater_protocol.encoding.record import encode_record
-from headwater_protocol.identifiers import ChainId, Digest, Height, ValidatorId
+from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Digest, Height, ValidatorId
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import LedgerApplication, make_ledger, tables_of
 from headwater_shard.engine.bft.effects import (
@@ -27,13 +29,14 @@ from headwater_shard.engine.bft.effects import (
     Send,
 )
 from headwater_shard.engine.bft.history import FinalizedBlock, Tip
-from headwater_shard.engine.bft.messages import Message, SignedVote
+from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.signer import SavedState, SignedState
 from headwater_shard.engine.bft.timeouts import Timeouts
 from headwater_shard.engine.border import Execution
 from headwater_shard.engine.consensus import Consensus
 from headwater_shard.engine.execution_cache import ExecutionCache
 from headwater_shard.engine.mempool import Mempool
+from headwater_shard.mainchain.staking.handover import is_handover, make_epoch_update
 from headwater_shard.state.state import State
 
 PROBE_MS: Final = 20_000
@@ -53,6 +56,8 @@ class ChainDisk:
     """After the last block; None before the first."""
     signed: dict[ValidatorId, SignedState] = field(default_factory=dict)
     proposals: dict[Digest, Block] = field(default_factory=dict)
+    updates: list[EpochUpdate] = field(default_factory=list)
+    """Of the main chain: the proofs of all epochs that began."""
 
     def load_block(self, height: Height) -> FinalizedBlock | None:
         """The block at `height`, None where there is none."""
@@ -71,6 +76,10 @@ class ChainDisk:
         self.tip = Tip(block=effect.block, certificate=effect.certificate, rotation=effect.rotation)
         self.state = state
         height = effect.block.header.height
+        if effect.block.header.chain == MAIN_CHAIN:
+            update = make_epoch_update(state, effect.block.header, effect.certificate)
+            if update is not None and is_handover(update):
+                self.updates.append(update)
         self.proposals = {
             name: block for name, block in self.proposals.items() if block.header.height > height
         }

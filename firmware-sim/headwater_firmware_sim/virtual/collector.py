@@ -13,7 +13,8 @@ from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_firmware_sim.stage import Stage
 from headwater_firmware_sim.training import FleetTrainer
 from headwater_gateway.machine.metrics import Metrics
-from headwater_protocol.chain.round import Round, RoundPhase, is_in_cohort
+from headwater_protocol.chain.epoch import epoch_key
+from headwater_protocol.chain.round import TOP_RANK, Round, RoundPhase
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
 from headwater_protocol.messages.announcement import round_key
@@ -22,7 +23,7 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
 from headwater_shard.round_model import decode_task_model
-from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.shardchain.cohort import is_drawn
 from headwater_shard.shardchain.records import (
     DEVICES,
     ROUNDS,
@@ -58,6 +59,7 @@ class Collector:
             entry.kind is AttackKind.BACKDOOR for entry in stage.scenario.attackers
         )
         self._index_of = {key.device: index for index, key in enumerate(stage.plan.devices)}
+        self._drawn: dict[tuple[ChainId, RoundNumber], set[int]] = {}
         self.rounds: list[RoundRow] = []
         self.globals: list[GlobalRow] = []
         self.checkpoints: list[CheckpointRow] = []
@@ -69,6 +71,7 @@ class Collector:
         closed: list[RoundNumber] = []
         if record is None:
             return ()
+        self._note_drawn(shard, state, record.last_round)
         for number in range(self._seen[shard] + 1, record.last_round + 1):
             round_ = state.get(ROUNDS, round_key(RoundNumber(number)))
             if round_ is None or round_.phase is not RoundPhase.CLOSED:
@@ -78,6 +81,25 @@ class Collector:
             closed_ms = record.last_closed_ms - start_ms
             self._describe(shard, state, round_, start_ms=start_ms, closed_ms=closed_ms)
         return tuple(closed)
+
+    def _note_drawn(self, shard: ChainId, state: State, number: RoundNumber) -> None:
+        """Remember who is in the cohort: the ledger forgets it when the next one is drawn."""
+        round_ = state.get(ROUNDS, round_key(number))
+        if round_ is None or round_.rank_threshold == TOP_RANK or (shard, number) in self._drawn:
+            return
+        self._drawn.pop((shard, RoundNumber(number - 2)), None)
+        self._drawn[(shard, number)] = {
+            index for index in self._stage.devices_of(shard) if self._is_drawn(state, round_, index)
+        }
+
+    def _is_drawn(self, state: State, round_: Round, index: int) -> bool:
+        device = state.get(DEVICES, self._stage.plan.devices[index].device)
+        return device is not None and is_drawn(device, round_)
+
+    def _was_drawn(self, shard: ChainId, state: State, round_: Round, index: int) -> bool:
+        if round_.rank_threshold == TOP_RANK:
+            return self._is_drawn(state, round_, index)
+        return index in self._drawn.get((shard, round_.number), ())
 
     def on_main(self, state: State, elapsed_ms: int) -> None:
         """Take in the main chain's new state."""
@@ -90,7 +112,7 @@ class Collector:
         last = self.globals[-1].epoch if self.globals else 0
         if main is None or main.epoch == last:
             return
-        merge = state.get(MERGES, merge_key(main.epoch))
+        merge = state.get(MERGES, epoch_key(main.epoch))
         if merge is not None and merge.model is not None:
             accuracy, loss, backdoor = self.evaluate(merge.model)
             self.globals.append(
@@ -176,8 +198,7 @@ class Collector:
         casting = self._stage.fleet[index]
         entry: UpdateEntry | None = state.get(UPDATES, update_key(round_.number, device_id))
         if entry is None:
-            device = state.get(DEVICES, device_id)
-            if device is None or not is_in_cohort(round_, device_id, device.weight):
+            if not self._was_drawn(shard, state, round_, index):
                 return
             outcome = ABSENT
         else:

@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping
 
-from headwater_gateway.machine.effects import ComputeMerge, ComputeRoundModel, ScoreBatch, TakeIn
+from headwater_gateway.machine.effects import (
+    CheckScores,
+    ComputeMerge,
+    ComputeRoundModel,
+    Refutation,
+    ScoreBatch,
+    Scored,
+    TakeIn,
+)
 from headwater_gateway.worker import (
     Scorer,
     ValidationData,
+    check_scores,
     check_updates,
     compute_merge,
     compute_model,
 )
 from headwater_protocol.chain.task import Task
+from headwater_protocol.chain.transaction import PostScores, decode_transaction
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage
-from headwater_protocol.identifiers import Digest, ValidatorId
+from headwater_protocol.identifiers import ChainId, Digest, RoundNumber, ValidatorId
 from headwater_protocol.model.quantized_delta import QuantizedDelta
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
@@ -21,6 +31,9 @@ from headwater_shard.round_model import decode_update_payload
 
 MAX_MODELS: int = 64
 """Results kept for the other delegates."""
+
+MAX_SCORED: int = 4_096
+"""Score lists kept, by what they compare with; a few rounds of every delegate."""
 
 MAX_DECODED_BYTES: int = 16 * 1024 * 1024
 """Of decoded updates kept from intake to scoring, and in small fleets to the round's end."""
@@ -41,17 +54,41 @@ class Compute:
         self._decoded: dict[bytes, QuantizedDelta] = {}
         self._scorer = Scorer(blobs=blobs, data=data, decode=self._decode)
         self._models: dict[object, Digest] = {}
+        self._scored: dict[tuple[ChainId, RoundNumber, int, Digest], tuple[int, ...]] = {}
+        self._checked: dict[bytes, Refutation | None] = {}
 
     def check(self, work: TakeIn) -> tuple[ReasonCode, ...]:
         """What becomes of a batch of updates."""
         return check_updates(work, verifier=self._verifier, blobs=self.blobs, decode=self._decode)
 
-    def score(self, work: ScoreBatch) -> tuple[int, ...] | None:
+    def score(self, work: ScoreBatch) -> Scored | None:
         """A delegate's scores; None where it cannot have any."""
         try:
-            return self._scorer.score(work)
+            scored = self._scorer.score(work)
         except InvalidMessage:
             return None
+        while len(self._scored) >= MAX_SCORED:
+            del self._scored[next(iter(self._scored))]
+        self._scored[(work.shard, work.round, work.batch, scored.reference)] = scored.scores
+        return scored
+
+    def check_scores(self, work: CheckScores) -> Refutation | None:
+        """What is wrong with a delegate's scores; None where they hold.
+
+        Scores that were computed here, from the reference that is named, need no second look.
+        """
+        if work.scores in self._checked:
+            return self._checked[work.scores]
+        body = decode_transaction(work.scores).transaction.body
+        refuted = None
+        if isinstance(body, PostScores):
+            known = self._scored.get((work.shard, work.round, work.batch, body.reference))
+            if known != body.scores:
+                refuted = check_scores(work, blobs=self.blobs)
+        while len(self._checked) >= MAX_SCORED:
+            del self._checked[next(iter(self._checked))]
+        self._checked[work.scores] = refuted
+        return refuted
 
     def model(self, work: ComputeRoundModel) -> Digest | None:
         """A round's model; None where a blob is missing."""

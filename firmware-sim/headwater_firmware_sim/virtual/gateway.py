@@ -13,6 +13,7 @@ from headwater_firmware_sim.virtual.chain import ChainNode
 from headwater_firmware_sim.virtual.compute import Compute
 from headwater_firmware_sim.virtual.world import World
 from headwater_gateway.machine.effects import (
+    CheckScores,
     ClearBlob,
     ComputeMerge,
     ComputeRoundModel,
@@ -20,18 +21,20 @@ from headwater_gateway.machine.effects import (
     Publish,
     PublishBlob,
     ScoreBatch,
+    Scored,
     Submit,
     TakeIn,
 )
 from headwater_gateway.machine.gateway import Desk, GatewayMachine
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.publisher import FinalizedTip
+from headwater_protocol.chain.evidence import Equivocation
 from headwater_protocol.chain.transaction import UNAVAILABLE
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import InvalidMessage
-from headwater_protocol.identifiers import ChainId, DeviceId, Digest, ValidatorId
+from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, DeviceId, Digest, ValidatorId
 from headwater_protocol.messages.chunk import count_chunks, split_blob
 from headwater_protocol.messages.topics import Topics
 from headwater_protocol.reasons import ReasonCode
@@ -48,9 +51,10 @@ class GatewaySetup:
 
     index: int
     shard: ChainId
+    """Where its delegates begin; elections may send them to any other."""
     keys: Sequence[SecretKey]
     devices: Sequence[DeviceId]
-    """To enrol."""
+    """Of that shard, to enrol."""
     registrar: SecretKey | None
     liars: Mapping[ValidatorId, ByzantineKind]
 
@@ -76,6 +80,10 @@ class GatewayNode:
         self.is_up = False
         self._generation = 0
         self._timers: dict[ChainId | None, int] = {}
+        self._told: dict[ChainId, int] = {}
+        """The last height that the machine knows."""
+        self._serves: set[ChainId] = set()
+        """Shards whose updates are listened to."""
         self._machine: GatewayMachine | None = None
 
     @property
@@ -85,7 +93,7 @@ class GatewayNode:
 
     @property
     def shard(self) -> ChainId:
-        """Whose devices it serves."""
+        """Where its delegates began."""
         return self._setup.shard
 
     def start(self) -> None:
@@ -101,13 +109,24 @@ class GatewayNode:
         self.is_up = True
         self._machine = GatewayMachine(
             genesis=world.stage.plan.genesis,
-            desks=[Desk(shard=setup.shard, keys=setup.keys, devices=setup.devices)],
+            desks=[
+                Desk(
+                    shard=shard,
+                    keys=setup.keys,
+                    devices=setup.devices if shard == setup.shard else (),
+                )
+                for shard in sorted(self.nodes)
+                if shard != MAIN_CHAIN
+            ],
             states={chain: node.state for chain, node in self.nodes.items()},
             metrics=self.metrics,
             registrar=setup.registrar,
+            verifier=world.verifier,
         )
+        self._told = {chain: node.height for chain, node in self.nodes.items()}
         tips = {chain: tip for chain, node in self.nodes.items() if (tip := node.tip)}
-        self._machine.start(tips, world.clock.now_ms)
+        updates = self.nodes[MAIN_CHAIN].disk.updates
+        self._machine.start(tips, world.clock.now_ms, updates=updates)
         if world.conditions.is_broker_up:
             self.connect()
         self._perform()
@@ -129,11 +148,26 @@ class GatewayNode:
         if self._machine is None:
             return
         broker = self._world.broker
-        topics = Topics(self._world.stage.plan.network, self._setup.shard)
         broker.connect(self, None)
-        broker.subscribe_shared(self, topics.updates)
+        self._serves.clear()
+        self._listen()
         self._machine.on_connected(self._world.clock.now_ms)
         self._perform()
+
+    def _listen(self) -> None:
+        """Take updates of the shards where a delegate of this gateway is in office."""
+        machine, broker = self._machine, self._world.broker
+        if machine is None or not broker.is_connected(self):
+            return
+        for shard in sorted(self.nodes):
+            if shard == MAIN_CHAIN or machine.serves(shard) == (shard in self._serves):
+                continue
+            topic = Topics(self._world.stage.plan.network, shard).updates
+            if shard in self._serves:
+                broker.unsubscribe_shared(self, topic)
+            else:
+                broker.subscribe_shared(self, topic)
+            self._serves ^= {shard}
 
     # Chains
 
@@ -178,10 +212,31 @@ class GatewayNode:
     def _tell(self, generation: int, chain: ChainId, tip: FinalizedTip) -> None:
         if generation != self._generation or self._machine is None:
             return
-        if tip.block.header.height < self.nodes[chain].height:
+        disk, height = self.nodes[chain].disk, tip.block.header.height
+        if height < len(disk.blocks):
             return
+        news = disk.blocks[self._told[chain] :]
+        self._told[chain] = height
+        if chain == MAIN_CHAIN and news:
+            first = news[0].block.header.height
+            self._machine.on_epochs(
+                [update for update in disk.updates if update.header.height >= first]
+            )
+        self._machine.on_transactions(
+            tip, [data for final in news for data in final.block.transactions]
+        )
         self._machine.on_finalized(chain, tip, self._world.clock.now_ms)
+        self._listen()
         self._perform()
+
+    def on_equivocation(self, equivocation: Equivocation) -> None:
+        """A delegate here saw a validator sign twice."""
+        self._world.clock.after(0, self._accuse, self._generation, equivocation)
+
+    def _accuse(self, generation: int, equivocation: Equivocation) -> None:
+        if generation == self._generation and self._machine is not None:
+            self._machine.on_equivocation(equivocation, self._world.clock.now_ms)
+            self._perform()
 
     # The broker
 
@@ -279,7 +334,9 @@ class GatewayNode:
             )
 
     def _work(
-        self, generation: int, work: TakeIn | ScoreBatch | ComputeRoundModel | ComputeMerge
+        self,
+        generation: int,
+        work: TakeIn | ScoreBatch | CheckScores | ComputeRoundModel | ComputeMerge,
     ) -> None:
         machine, now_ms = self._machine, self._world.clock.now_ms
         if generation != self._generation or machine is None:
@@ -287,10 +344,15 @@ class GatewayNode:
         if isinstance(work, TakeIn):
             machine.on_taken_in(work, self._compute.check(work), now_ms)
         elif isinstance(work, ScoreBatch):
-            scores = self._compute.score(work)
-            if scores is not None and self._lies(work.validator, ByzantineKind.SCORES):
-                scores = tuple(one if one == UNAVAILABLE else -one for one in scores)
-            machine.on_scored(work, scores, now_ms)
+            scored = self._compute.score(work)
+            if scored is not None and self._lies(work.validator, ByzantineKind.SCORES):
+                scored = Scored(
+                    scores=tuple(one if one == UNAVAILABLE else -one for one in scored.scores),
+                    reference=scored.reference,
+                )
+            machine.on_scored(work, scored, now_ms)
+        elif isinstance(work, CheckScores):
+            machine.on_checked(work, self._compute.check_scores(work), now_ms)
         elif isinstance(work, ComputeRoundModel):
             machine.on_round_model(work, self._bend(work, self._compute.model(work)), now_ms)
         else:

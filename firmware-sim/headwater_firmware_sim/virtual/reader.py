@@ -12,6 +12,9 @@ from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.task import Task
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import ChainId, Digest, Network
+from headwater_protocol.light.client import Pin
+from headwater_protocol.light.shard import ShardTrust, Term
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.announcement import Announcement
 from headwater_protocol.messages.chunk import Chunk
 
@@ -28,7 +31,12 @@ class RememberingReader:
     def __init__(self) -> None:
         self._direct = DirectReader()
         self._networks: OrderedDict[int, tuple[Genesis, Network]] = OrderedDict()
-        self._committees: OrderedDict[tuple[int, ChainId], tuple[Genesis, Committee]] = (
+        self._trusts: OrderedDict[tuple[int, ChainId], tuple[Genesis, ShardTrust]] = OrderedDict()
+        self._epochs: OrderedDict[bytes, EpochUpdate] = OrderedDict()
+        self._advanced: OrderedDict[tuple[int, int], tuple[ShardTrust, EpochUpdate, ShardTrust]] = (
+            OrderedDict()
+        )
+        self._in_office: OrderedDict[tuple[int, int], tuple[ShardTrust, Term, ShardTrust]] = (
             OrderedDict()
         )
         self._names: OrderedDict[bytes, Digest] = OrderedDict()
@@ -45,14 +53,55 @@ class RememberingReader:
             _keep(self._networks, id(genesis), known)
         return known[1]
 
-    def committee(self, genesis: Genesis, shard: ChainId) -> Committee:
-        """Who certifies the shard's blocks."""
+    def trust(self, genesis: Genesis, shard: ChainId, pin: Pin | None) -> ShardTrust:
+        """What a pinned genesis says about a shard; errors as `DirectReader`."""
+        if pin is not None:
+            return self._direct.trust(genesis, shard, pin)
         key = (id(genesis), shard)
-        known = self._committees.get(key)
+        known = self._trusts.get(key)
         if known is None or known[0] is not genesis:
-            known = (genesis, self._direct.committee(genesis, shard))
-            _keep(self._committees, key, known)
+            known = (genesis, self._direct.trust(genesis, shard, None))
+            _keep(self._trusts, key, known)
         return known[1]
+
+    def epoch(self, payload: bytes) -> EpochUpdate:
+        """The step to an epoch that `payload` encodes; errors as `DirectReader`."""
+        known = self._epochs.get(payload)
+        if known is None:
+            known = self._direct.epoch(payload)
+            _keep(self._epochs, payload, known)
+        return known
+
+    def advance(
+        self,
+        trust: ShardTrust,
+        update: EpochUpdate,
+        *,
+        now_ms: int,
+        verifier: Verifier,
+        pin: Pin | None,
+    ) -> ShardTrust:
+        """What is known after a step; errors as `DirectReader`."""
+        if pin is not None:
+            return self._direct.advance(trust, update, now_ms=now_ms, verifier=verifier, pin=pin)
+        # Whether a device still trusts who signed depends on its own clock.
+        trust.trusted.require_fresh(now_ms)
+        key = (id(trust), id(update))
+        known = self._advanced.get(key)
+        if known is None or known[0] is not trust or known[1] is not update:
+            after = self._direct.advance(trust, update, now_ms=now_ms, verifier=verifier, pin=None)
+            known = (trust, update, after)
+            _keep(self._advanced, key, known)
+        return known[2]
+
+    def note_in_office(self, trust: ShardTrust, term: Term) -> ShardTrust:
+        """What is known once a verified block shows a term in office."""
+        key = (id(trust), id(term))
+        known = self._in_office.get(key)
+        if known is None or known[0] is not trust or known[1] is not term:
+            known = (trust, term, self._direct.note_in_office(trust, term))
+            _keep(self._in_office, key, known)
+        return known[2]
 
     def name(self, payload: bytes) -> Digest:
         """SHA-256 of a message."""
@@ -77,7 +126,7 @@ class RememberingReader:
         committee: Committee,
         verifier: Verifier,
     ) -> None:
-        """Check what `announcement` says; a fleet has one network and one committee a shard."""
+        """Check what `announcement` says, whose header names the committee."""
         key = (id(announcement), shard)
         if self._verified.get(key) is announcement:
             return

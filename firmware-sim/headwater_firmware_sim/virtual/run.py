@@ -39,8 +39,8 @@ from headwater_protocol.identifiers import (
 from headwater_shard.engine.bft.effects import Evidence
 from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.timeouts import Timeouts
-from headwater_shard.mainchain.ledger import compute_supply
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS
+from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.shardchain.records import (
     BATCHES,
     SHARD,
@@ -302,9 +302,9 @@ class VirtualRun:
                 ),
                 send=self._send,
                 on_finalized=self._on_finalized,
-                on_evidence=lambda _, evidence: self.evidence.append(evidence),
+                on_evidence=self._on_evidence,
             )
-            for chain in (MAIN_CHAIN, setup.shard)
+            for chain in (MAIN_CHAIN, *self.stage.plan.genesis.shards)
         }
         gateway = GatewayNode(
             self.world, setup, nodes=nodes, compute=self._compute, gossip=self._gossip
@@ -362,6 +362,10 @@ class VirtualRun:
             gateway.take(chain, transaction)
 
     # What blocks bring
+
+    def _on_evidence(self, node: ChainNode, evidence: Evidence) -> None:
+        self.evidence.append(evidence)
+        self._gateway_of[id(node)].on_equivocation(evidence.equivocation)
 
     def _on_finalized(self, node: ChainNode, tip: FinalizedTip) -> None:
         gateway, chain = self._gateway_of[id(node)], node.chain

@@ -13,6 +13,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_digest,
     checkpoint_message,
 )
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import SignCheckpoint
@@ -20,6 +21,7 @@ from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.identifiers import ChainId, EpochNumber, Network
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.mainchain.market.tasks import get_last_task
 from headwater_shard.mainchain.records import ATTESTATIONS as MERGE_ATTESTATIONS
 from headwater_shard.mainchain.records import (
     MAIN,
@@ -27,7 +29,7 @@ from headwater_shard.mainchain.records import (
     MERGES,
     merge_attestation_key,
 )
-from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.records import (
     ATTESTATIONS,
     BATCHES,
@@ -69,9 +71,12 @@ class ShardDuties:
     ) -> Iterator[tuple[str, ScoreBatch | ComputeRoundModel | SignCheckpoint]]:
         """What is owed in `state`, each under a ticket that names it."""
         shard = state.get(SHARD, SHARD_KEY)
-        if shard is None or shard.committee.power_of(self._key.validator) == 0:
+        if shard is None:
             return
+        # A delegate that left still owes its signature for what its committee ended with.
         yield from self._checkpoint(state, shard)
+        if shard.committee.power_of(self._key.validator) == 0:
+            return
         round_ = state.get(ROUNDS, round_key(shard.last_round))
         task = state.get(TASKS, task_key(shard.task))
         if round_ is None or task is None:
@@ -138,6 +143,9 @@ class ShardDuties:
                 entry.validator == self._key.validator for entry in signed.signatures
             ):
                 continue
+            committee = get_committee(state, self._shard, signed.checkpoint.epoch)
+            if committee.power_of(self._key.validator) == 0:
+                continue
             message = checkpoint_message(self._network, signed.checkpoint)
             yield (
                 f"{self._shard}/checkpoint/{number}/{self._key.validator.hex()}",
@@ -154,9 +162,8 @@ class ShardDuties:
 class MainDuties:
     """One delegate of the main chain."""
 
-    def __init__(self, *, key: SecretKey, task: Task) -> None:
+    def __init__(self, *, key: SecretKey) -> None:
         self._key = key
-        self._task = task
 
     @property
     def key(self) -> SecretKey:
@@ -170,7 +177,7 @@ class MainDuties:
             return
         epoch = EpochNumber(main.epoch + 1)
         validator = self._key.validator
-        merge = state.get(MERGES, merge_key(epoch))
+        merge = state.get(MERGES, epoch_key(epoch))
         if (
             merge is None
             or main.committee.power_of(validator) == 0
@@ -184,7 +191,7 @@ class MainDuties:
                 ticket=ticket,
                 epoch=epoch,
                 validator=validator,
-                task=self._task,
+                task=get_last_task(state).task,
                 inputs=merge.inputs,
             ),
         )

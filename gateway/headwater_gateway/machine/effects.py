@@ -72,6 +72,39 @@ class ScoreBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What a delegate made of a batch."""
+
+    scores: tuple[int, ...]
+    """Cosines in ten-thousandths, in the batch's order, or `UNAVAILABLE`."""
+    reference: Digest
+    """The stored blob that they compare with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckScores:
+    """Recompute another delegate's scores; answer `on_checked`."""
+
+    shard: ChainId
+    round: RoundNumber
+    batch: int
+    task: Task
+    scores: bytes
+    """The signed transaction that posted them."""
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refutation:
+    """A score that is not what its two blobs give."""
+
+    position: int
+    """In the batch."""
+    reference: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeRoundModel:
     """Compute a round's model for one delegate; answer `on_round_model`."""
 
@@ -115,7 +148,7 @@ class ClearBlob:
     blob_bytes: int
 
 
-Work = TakeIn | ScoreBatch | ComputeRoundModel | ComputeMerge
+Work = TakeIn | ScoreBatch | CheckScores | ComputeRoundModel | ComputeMerge
 """What takes a processor's time and runs beside the event loop."""
 
 Effect = Publish | Submit | Work | PublishBlob | ClearBlob

@@ -7,17 +7,23 @@ from typing import Final
 
 from headwater_gateway.machine.duties import MainDuties, ShardDuties
 from headwater_gateway.machine.effects import (
+    CheckScores,
     ComputeMerge,
     ComputeRoundModel,
     Effect,
+    Refutation,
     ScoreBatch,
+    Scored,
     Submit,
     TakeIn,
 )
 from headwater_gateway.machine.intake import Intake
 from headwater_gateway.machine.metrics import Metrics
-from headwater_gateway.machine.publisher import FinalizedTip, Publisher
-from headwater_gateway.machine.relay import due_checkpoint, due_merge
+from headwater_gateway.machine.publisher import MAX_PUBLISHED_EPOCHS, FinalizedTip, Publisher
+from headwater_gateway.machine.relay import due_checkpoint, due_epoch, due_payouts, due_task
+from headwater_gateway.machine.speaker import pick_speaker
+from headwater_gateway.machine.watch import Watch
+from headwater_protocol.chain.evidence import Equivocation
 from headwater_protocol.chain.genesis import Genesis, genesis_network
 from headwater_protocol.chain.transaction import (
     AttestMerge,
@@ -31,20 +37,25 @@ from headwater_protocol.chain.transaction import (
     sign_transaction,
 )
 from headwater_protocol.crypto.hashing import Domain
-from headwater_protocol.crypto.signing import SecretKey
+from headwater_protocol.crypto.signing import DirectVerifier, SecretKey, Verifier
 from headwater_protocol.errors import BadEncoding
 from headwater_protocol.identifiers import (
     MAIN_CHAIN,
+    NOTHING,
     ChainId,
     DeviceId,
     Digest,
+    EpochNumber,
     Nonce,
     TimeMs,
     ValidatorId,
 )
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.topics import TopicKind, network_name, parse_topic
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.shardchain.records import DEVICES
+from headwater_shard.mainchain.market.records import DEPOSITS, Deposit
+from headwater_shard.mainchain.staking.handover import is_handover, make_epoch_update
+from headwater_shard.shardchain.records import DEVICES, SHARD, SHARD_KEY
 from headwater_shard.state.state import State
 from headwater_shard.transition import NONCES
 
@@ -81,6 +92,7 @@ class GatewayMachine:
         states: Mapping[ChainId, State],
         metrics: Metrics,
         registrar: SecretKey | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         """Start from the ledgers' committed states.
 
@@ -90,6 +102,7 @@ class GatewayMachine:
             states: Of the main chain and of each desk's shard.
             metrics: Counted into.
             registrar: Signs the enrolment of the desks' devices; None where others do.
+            verifier: Checks evidence before it is submitted; None remembers no answers.
         """
         self._genesis = genesis
         self._network = genesis_network(genesis)
@@ -98,6 +111,9 @@ class GatewayMachine:
         self._registrar = registrar
         self._states = dict(states)
         self._desks = {desk.shard: desk for desk in desks}
+        self._keys = {key.validator: key for desk in desks for key in desk.keys}
+        # Elections move delegates between shards, so every key here may serve each of them.
+        everybody = [self._keys[validator] for validator in sorted(self._keys)]
         self._intakes: dict[ChainId, Intake] = {}
         self._publishers: dict[ChainId, Publisher] = {}
         self._duties: dict[ChainId, list[ShardDuties]] = {}
@@ -105,23 +121,30 @@ class GatewayMachine:
             self._intakes[desk.shard] = Intake(
                 network=self._network,
                 shard=desk.shard,
-                key=desk.keys[0],
+                keys=everybody,
                 state=self._states[desk.shard],
                 metrics=metrics,
             )
             self._publishers[desk.shard] = Publisher(
-                network=self._network, shard=desk.shard, key=desk.keys[0], metrics=metrics
+                network=self._network,
+                shard=desk.shard,
+                keys=everybody,
+                trust_period_ms=genesis.parameters.trust_period_ms,
+                metrics=metrics,
             )
             self._duties[desk.shard] = [
-                ShardDuties(network=self._network, shard=desk.shard, key=key) for key in desk.keys
+                ShardDuties(network=self._network, shard=desk.shard, key=key) for key in everybody
             ]
-        self._main_duties = [
-            MainDuties(key=key, task=genesis.task) for desk in desks for key in desk.keys
-        ]
+        self._main_duties = [MainDuties(key=key) for key in everybody]
+        self._watch = Watch(
+            genesis=genesis, main=self._states[MAIN_CHAIN], verifier=verifier or DirectVerifier()
+        )
         self._relay_key = desks[0].keys[0]
+        self._everybody = everybody
         self._enrolments: dict[ChainId, dict[DeviceId, EnrolDevice]] = {}
         self._to_enrol = {desk.shard: deque(desk.devices) for desk in desks}
-        self._keys = {key.validator: key for desk in desks for key in desk.keys}
+        self._updates: dict[EpochNumber, EpochUpdate] = {}
+        self._serving = {desk.shard for desk in desks if self.serves(desk.shard)}
         self._tips: dict[ChainId, FinalizedTip] = {}
         self._under_way: dict[ChainId, dict[str, int | None]] = {
             chain: {} for chain in sorted(self._states)
@@ -145,6 +168,12 @@ class GatewayMachine:
         times += [self._retry_ms, self._patience_ms]
         return min((at for at in times if at is not None), default=None)
 
+    def serves(self, shard: ChainId) -> bool:
+        """Whether a delegate here is in office on a shard, so that its devices are heard here."""
+        record = self._states[shard].get(SHARD, SHARD_KEY)
+        committee = self._genesis.committee(shard) if record is None else record.committee
+        return any(committee.power_of(validator) > 0 for validator in self._keys)
+
     def on_timer(self, now_ms: int) -> None:
         """Send batches that lingered, and look again at duties that failed or got lost."""
         for shard in sorted(self._intakes):
@@ -158,19 +187,47 @@ class GatewayMachine:
             for chain in sorted(self._states):
                 self._look(chain, now_ms)
 
-    def start(self, tips: Mapping[ChainId, FinalizedTip], now_ms: int) -> None:
-        """Go on from the stored tips; a chain without a block has none."""
+    def start(
+        self,
+        tips: Mapping[ChainId, FinalizedTip],
+        now_ms: int,
+        *,
+        updates: Sequence[EpochUpdate] = (),
+    ) -> None:
+        """Go on from the stored tips; a chain without a block has none.
+
+        Args:
+            tips: By chain.
+            now_ms: The clock.
+            updates: The proofs of all epochs so far.
+        """
         self._tips.update(tips)
+        self.on_epochs(updates)
         for chain in sorted(self._states):
             if chain in self._tips:
                 self.on_finalized(chain, self._tips[chain], now_ms)
             else:
                 self._look(chain, now_ms)
 
+    def on_epochs(self, updates: Sequence[EpochUpdate]) -> None:
+        """Take the proofs of epochs that began, before `on_finalized` for the blocks after."""
+        for update in updates:
+            self._updates[update.epoch.epoch] = update
+            for shard in sorted(self._publishers):
+                effects = self._publishers[shard].on_epoch(update)
+                if shard in self._serving:
+                    self._effects.extend(effects)
+                else:
+                    deque(effects, maxlen=0)
+        while len(self._updates) > MAX_PUBLISHED_EPOCHS:
+            del self._updates[min(self._updates)]
+
     def on_connected(self, now_ms: int) -> None:
         """A broker may have forgotten what was retained: publish it again."""
-        for shard in sorted(self._publishers):
+        for shard in sorted(self._serving):
             self._publishers[shard].forget()
+            self._effects.extend(self._publishers[shard].publish_epochs())
+            self._tell_latest(shard)
             if shard in self._tips:
                 self._effects.extend(
                     self._publishers[shard].on_finalized(self._tips[shard], now_ms)
@@ -198,10 +255,18 @@ class GatewayMachine:
         """A chain has a new tip; blocks in between need not be told."""
         self._tips[chain] = tip
         self._states[chain] = tip.state
+        if chain == MAIN_CHAIN:
+            for shard in sorted(self._serving):
+                self._tell_latest(shard)
+            self._watch.on_main(tip)
+        else:
+            self._watch.on_shard(chain, tip)
         if chain in self._intakes:
             height = tip.block.header.height
             self._effects.extend(self._intakes[chain].on_finalized(tip.state, height, now_ms))
-            self._effects.extend(self._publishers[chain].on_finalized(tip, now_ms))
+            self._note_office(chain)
+            if chain in self._serving:
+                self._effects.extend(self._publishers[chain].on_finalized(tip, now_ms))
         self._look(chain, now_ms)
         for other in sorted(self._desks) if chain == MAIN_CHAIN else (MAIN_CHAIN,):
             self._look(other, now_ms)
@@ -215,19 +280,42 @@ class GatewayMachine:
         if body is not None:
             again = self._intakes[submit.chain].on_refused(body, reason, now_ms)
             self._perform(submit.chain, again)
+        self._watch.on_transaction(submit.transaction)
+        self._watch.on_refused(submit.ticket, reason)
         self._drop(submit.chain, submit.ticket, now_ms)
 
     def on_taken_in(self, work: TakeIn, reasons: tuple[ReasonCode, ...], now_ms: int) -> None:
         """A batch is checked, and what passed is stored."""
         self._perform(work.shard, self._intakes[work.shard].on_taken_in(work, reasons, now_ms))
 
-    def on_scored(self, work: ScoreBatch, scores: tuple[int, ...] | None, now_ms: int) -> None:
+    def on_scored(self, work: ScoreBatch, scored: Scored | None, now_ms: int) -> None:
         """Scores are there; None where the base could not be had."""
-        if scores is None:
+        if scored is None:
             self._drop(work.shard, work.ticket, now_ms)
             return
-        body = PostScores(round=work.round, batch=work.batch, scores=scores)
+        body = PostScores(
+            task=work.task.task,
+            round=work.round,
+            batch=work.batch,
+            scores=scored.scores,
+            reference=scored.reference,
+        )
         self._submit_duty(work.shard, work.validator, body, work.ticket, now_ms)
+
+    def on_checked(self, work: CheckScores, refuted: Refutation | None, now_ms: int) -> None:
+        """Another delegate's scores were recomputed; None where they hold."""
+        if work.shard in self._tips:
+            self._watch.on_checked(self._tips[work.shard], work, refuted)
+            self._look(MAIN_CHAIN, now_ms)
+
+    def on_equivocation(self, equivocation: Equivocation, now_ms: int) -> None:
+        """An engine saw a validator sign twice."""
+        self._watch.on_equivocation(equivocation)
+        self._look(MAIN_CHAIN, now_ms)
+
+    def on_transactions(self, tip: FinalizedTip, transactions: Sequence[bytes]) -> None:
+        """Take all transactions of a chain's new blocks, before `on_finalized` for the last one."""
+        self._effects.extend(self._watch.on_transactions(tip, transactions))
 
     def on_round_model(self, work: ComputeRoundModel, model: Digest | None, now_ms: int) -> None:
         """A round's model is computed and stored; None where a blob could not be had."""
@@ -275,18 +363,28 @@ class GatewayMachine:
             for main_duties in self._main_duties:
                 for ticket, work in main_duties.due(state):
                     yield ticket, main_duties.key, work
-            for shard in sorted(self._desks):
+            for ticket, accusation in self._watch.due():
+                yield ticket, self._relay_key, accusation
+            for shard in sorted(self._serving):
                 for ticket, post in due_checkpoint(shard, self._states[shard], state):
                     yield ticket, self._relay_key, post
+                for ticket, payout in due_payouts(shard, self._states[shard], state):
+                    yield ticket, self._relay_key, payout
             return
         for ticket, enrolment in self._due_enrolments(chain, now_ms):
             yield ticket, self._relay_key, enrolment
         for duties in self._duties[chain]:
             for ticket, item in duties.due(state):
                 yield ticket, duties.key, item
+        if chain not in self._serving:
+            return
+        for ticket, adoption in due_epoch(
+            chain, state, self._updates, self._latest(), self._genesis.parameters
+        ):
+            yield ticket, self._relay_key, adoption
         if MAIN_CHAIN in self._tips:
-            for ticket, merge in due_merge(chain, state, self._tips[MAIN_CHAIN]):
-                yield ticket, self._relay_key, merge
+            for ticket, next_task in due_task(chain, state, self._tips[MAIN_CHAIN]):
+                yield ticket, self._relay_key, next_task
 
     def _due_enrolments(self, shard: ChainId, now_ms: int) -> Iterator[tuple[str, EnrolDevice]]:
         if self._registrar is None:
@@ -295,11 +393,13 @@ class GatewayMachine:
         # Nobody leaves the ledger, so a device that was found on it is never looked for again.
         waiting = self._to_enrol[shard]
         front: list[DeviceId] = []
+        penniless: list[DeviceId] = []
         while waiting and len(front) < MAX_ENROLMENTS_UNDER_WAY:
             device = waiting.popleft()
             if state.get(DEVICES, device) is None:
-                front.append(device)
+                (front if self._has_deposit(shard, device) else penniless).append(device)
         waiting.extendleft(reversed(front))
+        waiting.extend(penniless)
         known = self._enrolments.get(shard, {})
         self._enrolments[shard] = {
             device: enrolment
@@ -310,20 +410,57 @@ class GatewayMachine:
         for device, enrolment in self._enrolments[shard].items():
             yield f"{shard}/enrol/{device.hex()}", enrolment
 
+    def _deposit(self, shard: ChainId, device: DeviceId) -> Deposit | None:
+        deposit = self._states[MAIN_CHAIN].get(DEPOSITS, device)
+        return deposit if deposit is not None and deposit.shard == shard else None
+
+    def _has_deposit(self, shard: ChainId, device: DeviceId) -> bool:
+        least = self._genesis.parameters.incentives.device_deposit
+        if not least:
+            return True
+        deposit = self._deposit(shard, device)
+        return deposit is not None and deposit.units >= least
+
     def _enrol(
         self, registrar: SecretKey, shard: ChainId, device: DeviceId, now_ms: int
     ) -> EnrolDevice:
+        deposit = self._deposit(shard, device)
         enrolment = Enrolment(
             shard=shard,
             device=device,
             weight=1,
             expires_ms=TimeMs(now_ms + ENROLMENT_VALID_MS),
+            owner=None if deposit is None else deposit.owner,
+            deposit=NOTHING if deposit is None else deposit.units,
         )
         return EnrolDevice(
             enrolment=enrolment,
             registrar=registrar.account,
             signature=registrar.sign_record(Domain.ENROLMENT, self._network, enrolment),
         )
+
+    def _note_office(self, shard: ChainId) -> None:
+        """Begin or cease to speak to a shard's devices, as the last election has it."""
+        is_serving = self.serves(shard)
+        if is_serving and shard not in self._serving:
+            self._serving.add(shard)
+            self._publishers[shard].take_office(self._states[shard])
+            self._effects.extend(self._publishers[shard].publish_epochs())
+            self._tell_latest(shard)
+        elif not is_serving:
+            self._serving.discard(shard)
+
+    def _latest(self) -> EpochUpdate | None:
+        tip = self._tips.get(MAIN_CHAIN)
+        if tip is None:
+            return None
+        return make_epoch_update(tip.state, tip.block.header, tip.certificate)
+
+    def _tell_latest(self, shard: ChainId) -> None:
+        latest = self._latest()
+        # A block that hands over is certified by the committee before, and published for itself.
+        if latest is not None and not is_handover(latest):
+            self._effects.extend(self._publishers[shard].on_main(latest))
 
     def _drop(self, chain: ChainId, ticket: str, now_ms: int) -> None:
         """A duty failed; it is looked at again after a pause."""
@@ -333,13 +470,16 @@ class GatewayMachine:
                 self._retry_ms = now_ms + RETRY_MS
 
     def _perform(self, shard: ChainId, effects: Iterator[Effect | CommitUpdates]) -> None:
-        """Take an intake's effects; its batches become transactions of the first delegate."""
+        """Take an intake's effects; its batches become transactions of a delegate in office."""
         for effect in effects:
             if isinstance(effect, CommitUpdates):
                 self._num_batches += 1
                 ticket = f"{shard}/batch/{self._num_batches}"
                 self._batches[ticket] = effect
-                self._submit(shard, self._desks[shard].keys[0], effect, ticket)
+                record = self._states[shard].get(SHARD, SHARD_KEY)
+                committee = None if record is None else record.committee
+                speaker = pick_speaker(self._everybody, committee)
+                self._submit(shard, speaker, effect, ticket)
             else:
                 self._effects.append(effect)
 

@@ -7,12 +7,13 @@ Who publishes on a device's topic is the broker's question, so until a signature
 that came for a device stands in the way of anything else that came for it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from headwater_gateway.machine.effects import CheckUpdate, Effect, Publish, TakeIn
 from headwater_gateway.machine.metrics import Metrics
+from headwater_gateway.machine.speaker import pick_speaker
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import (
@@ -42,9 +43,10 @@ from headwater_protocol.messages.topics import Topics
 from headwater_protocol.messages.update import Update, decode_update
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.round_model import payload_limit
-from headwater_shard.shardchain.collect import is_drawn
+from headwater_shard.shardchain.cohort import is_drawn, is_quarantined
 from headwater_shard.shardchain.records import (
     DEVICES,
+    PAYLOADS,
     ROUNDS,
     SHARD,
     SHARD_KEY,
@@ -74,6 +76,7 @@ UPDATE_REASONS: Final = frozenset(
         ReasonCode.BAD_SIGNATURE,
         ReasonCode.NOT_ENROLLED,
         ReasonCode.NOT_IN_COHORT,
+        ReasonCode.QUARANTINED,
         ReasonCode.STALE_ROUND,
         ReasonCode.BAD_ENCODING,
         ReasonCode.OUT_OF_BOUNDS,
@@ -96,20 +99,26 @@ class Intake:
     """The intake of one shard."""
 
     def __init__(
-        self, *, network: Network, shard: ChainId, key: SecretKey, state: State, metrics: Metrics
+        self,
+        *,
+        network: Network,
+        shard: ChainId,
+        keys: Sequence[SecretKey],
+        state: State,
+        metrics: Metrics,
     ) -> None:
         """Start from a committed state.
 
         Args:
             network: Part of what devices sign.
             shard: Which one.
-            key: Signs receipts.
+            keys: Of the delegates here; one that is in office signs receipts.
             state: The shard's.
             metrics: Counted into.
         """
         self._network = network
         self._shard = shard
-        self._key = key
+        self._keys = keys
         self._topics = Topics(network, shard)
         self._metrics = metrics
         self._state = state
@@ -118,6 +127,8 @@ class Intake:
         """All of the open round. Unchecked ones of a device wait side by side; of those that
         passed, only one does."""
         self._num_waiting = 0
+        self._submitted: dict[Digest, DeviceId] = {}
+        """Who sent a payload that waits for the ledger, which takes it of one device only."""
         self._queue: list[CheckUpdate] = []
         self._queued_ms = 0
         self._patience_ms: int | None = None
@@ -156,7 +167,7 @@ class Intake:
         commit = _commit_of(update, digest)
         if commit in self._waiting.get(sender, {}):
             return
-        reason = self._judge(sender, update)
+        reason = self._judge(sender, update, digest)
         if reason is not ReasonCode.OK:
             yield self._refuse(update.round, sender, digest, reason, now_ms)
             return
@@ -210,11 +221,13 @@ class Intake:
             if waiting is None:
                 continue
             if found is ReasonCode.OK:
-                if self._state.get(UPDATES, update_key(work.round, device)) is not None:
+                if self._is_taken(work.round, commit):
                     yield self._answer(work.round, commit, now_ms)
                     continue
-                if all(other.submitted_ms is None for other in others.values()):
+                is_first = all(other.submitted_ms is None for other in others.values())
+                if is_first and not self._is_copy(device, check.payload):
                     waiting.submitted_ms = now_ms
+                    self._submitted[check.payload] = device
                     good.append(commit)
                     continue
             reason = ReasonCode.DUPLICATE if found is ReasonCode.OK else found
@@ -243,8 +256,7 @@ class Intake:
         for commit in body.commits:
             if commit not in self._waiting.get(commit.device, {}):
                 continue
-            entry = self._state.get(UPDATES, update_key(body.round, commit.device))
-            if entry is not None:
+            if self._is_taken(body.round, commit):
                 yield self._answer(body.round, commit, now_ms)
             elif reason is ReasonCode.WRONG_PHASE or len(body.commits) == 1:
                 self._forget(commit)
@@ -280,23 +292,22 @@ class Intake:
             or self._round.phase is not RoundPhase.COLLECT
         )
         for device in sorted(self._waiting):
-            is_taken = self._state.get(UPDATES, update_key(before.number, device)) is not None
-            if not is_taken and not is_over:
-                continue
             for commit, waiting in list(self._waiting[device].items()):
                 # What is not checked yet may be anybody's; the round's end answers it.
-                if is_over or waiting.submitted_ms is not None:
+                is_checked = waiting.submitted_ms is not None
+                if is_over or (is_checked and self._is_taken(before.number, commit)):
                     yield self._answer(before.number, commit, now_ms)
         if is_over:
             self._queue = []
             self._patience_ms = None
 
     def _answer(self, round_: RoundNumber, commit: Commit, now_ms: int) -> Publish:
-        """The answer to a waiting commit of a round that took its device's update, or is over."""
+        """The answer to a waiting commit of a round that took its like, or is over."""
         waiting = self._forget(commit)
         entry = self._state.get(UPDATES, update_key(round_, commit.device))
         if entry is None:
-            reason = ReasonCode.STALE_ROUND
+            is_repeated = self._state.get(PAYLOADS, commit.payload) is not None
+            reason = ReasonCode.DUPLICATE if is_repeated else ReasonCode.STALE_ROUND
         elif entry.payload != commit.payload:
             reason = ReasonCode.DUPLICATE
         else:
@@ -332,6 +343,8 @@ class Intake:
         waiting = others.pop(commit)
         if not others:
             del self._waiting[commit.device]
+        if waiting.submitted_ms is not None:
+            self._submitted.pop(commit.payload, None)
         self._num_waiting -= 1
         return waiting
 
@@ -346,7 +359,17 @@ class Intake:
         entry = self._state.get(UPDATES, update_key(round_, device))
         return entry is not None and entry.payload == payload
 
-    def _judge(self, sender: DeviceId, update: Update) -> ReasonCode:
+    def _is_taken(self, round_: RoundNumber, commit: Commit) -> bool:
+        """Whether the ledger has an update of its device, or its payload of any device."""
+        if self._state.get(UPDATES, update_key(round_, commit.device)) is not None:
+            return True
+        return self._state.get(PAYLOADS, commit.payload) is not None
+
+    def _is_copy(self, device: DeviceId, payload: Digest) -> bool:
+        """Whether another device's update with this payload was checked and waits."""
+        return self._submitted.get(payload, device) != device
+
+    def _judge(self, sender: DeviceId, update: Update, payload: Digest) -> ReasonCode:
         """Everything that can be said without cryptography, cheapest first."""
         round_ = self._round
         if update.device != sender:
@@ -358,12 +381,16 @@ class Intake:
             return ReasonCode.STALE_ROUND
         if update.base != round_.base:
             return ReasonCode.WRONG_BASE
-        if not is_drawn(round_, sender, device):
+        if is_quarantined(device, round_.number):
+            return ReasonCode.QUARANTINED
+        if not is_drawn(device, round_):
             return ReasonCode.NOT_IN_COHORT
         if self._state.get(UPDATES, update_key(round_.number, sender)) is not None:
             return ReasonCode.DUPLICATE
         if round_.phase is not RoundPhase.COLLECT:
             return ReasonCode.STALE_ROUND
+        if self._state.get(PAYLOADS, payload) is not None or self._is_copy(sender, payload):
+            return ReasonCode.DUPLICATE
         if self._num_waiting >= MAX_WAITING_UPDATES:
             return ReasonCode.BUSY
         return ReasonCode.OK
@@ -390,6 +417,9 @@ class Intake:
         reason: ReasonCode,
         now_ms: int,
     ) -> Publish:
+        shard = self._state.get(SHARD, SHARD_KEY)
+        key = pick_speaker(self._keys, None if shard is None else shard.committee)
+        record = self._state.get(DEVICES, device)
         receipt = Receipt(
             stage=Stage.INTAKE,
             shard=self._shard,
@@ -401,11 +431,12 @@ class Intake:
             score=0,
             reward=Units(0),
             time_ms=TimeMs(now_ms),
-            gateway=self._key.validator,
+            gateway=key.validator,
+            standing=None if record is None else record.standing,
         )
         return Publish(
             topic=self._topics.receipt(device),
-            payload=encode_record(sign_receipt(self._key, self._network, receipt)),
+            payload=encode_record(sign_receipt(key, self._network, receipt)),
             retain=False,
         )
 

@@ -1,11 +1,12 @@
 """Publishing: the open round with its proofs, the blobs that it needs, and verdicts at its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from headwater_gateway.machine.effects import ClearBlob, Effect, Publish, PublishBlob
 from headwater_gateway.machine.metrics import Metrics
+from headwater_gateway.machine.speaker import pick_speaker
 from headwater_protocol.chain.block import Block, Certificate
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
@@ -14,16 +15,20 @@ from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import (
     ChainId,
     Digest,
+    EpochNumber,
     Network,
     RoundNumber,
     TimeMs,
 )
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.announcement import Announcement, round_key, task_key
 from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
 from headwater_protocol.messages.topics import Topics
 from headwater_protocol.model.fixed_point import MAX_MODEL_OVERHEAD_BYTES
+from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.records import (
     BATCHES,
+    DEVICES,
     ROUNDS,
     SHARD,
     SHARD_KEY,
@@ -33,6 +38,12 @@ from headwater_shard.shardchain.records import (
     update_key,
 )
 from headwater_shard.state.state import State
+
+MAX_PUBLISHED_EPOCHS: Final = 512
+"""Proofs of epochs that stay retained; a device that is further behind pins anew."""
+
+REFRESHES_PER_PERIOD: Final = 8
+"""Of the trust period; a device needs one of them."""
 
 KEPT_BASES: Final = 2
 """Models whose pieces stay retained: the open round's base and the one before."""
@@ -54,11 +65,20 @@ class Publisher:
     """What one shard's devices are told."""
 
     def __init__(
-        self, *, network: Network, shard: ChainId, key: SecretKey, metrics: Metrics
+        self,
+        *,
+        network: Network,
+        shard: ChainId,
+        keys: Sequence[SecretKey],
+        trust_period_ms: int,
+        metrics: Metrics,
     ) -> None:
         self._network = network
         self._shard = shard
-        self._key = key
+        self._keys = keys
+        self._trust_period_ms = trust_period_ms
+        self._updates: dict[EpochNumber, EpochUpdate] = {}
+        self._latest_ms = TimeMs(0)
         self._topics = Topics(network, shard)
         self._metrics = metrics
         self._announced = RoundNumber(0)
@@ -78,11 +98,51 @@ class Publisher:
         if round_.phase is RoundPhase.COLLECT and round_.number != self._announced:
             yield from self._announce(tip, round_)
 
+    def on_epoch(self, update: EpochUpdate) -> Iterator[Effect]:
+        """Publish what leads to an epoch; the oldest one past the limit is taken back."""
+        number = update.epoch.epoch
+        self._updates[number] = update
+        yield Publish(topic=self._topics.epoch(number), payload=encode_record(update), retain=True)
+        while len(self._updates) > MAX_PUBLISHED_EPOCHS:
+            oldest = min(self._updates)
+            del self._updates[oldest]
+            yield Publish(topic=self._topics.epoch(oldest), payload=b"", retain=True)
+
+    def on_main(self, latest: EpochUpdate) -> Iterator[Effect]:
+        """Publish at times that the epoch still lasts, so that devices' trust does not run out."""
+        time_ms = latest.header.time_ms
+        if (time_ms - self._latest_ms) * REFRESHES_PER_PERIOD < self._trust_period_ms:
+            return
+        self._latest_ms = time_ms
+        yield Publish(topic=self._topics.latest_epoch, payload=encode_record(latest), retain=True)
+
+    def publish_epochs(self) -> Iterator[Effect]:
+        """Publish all of them, for a broker that has none."""
+        for number in sorted(self._updates):
+            yield Publish(
+                topic=self._topics.epoch(number),
+                payload=encode_record(self._updates[number]),
+                retain=True,
+            )
+
     def forget(self) -> None:
         """Take nothing for published: the broker is another one, or was restarted."""
+        self._latest_ms = TimeMs(0)
         self._announced = RoundNumber(0)
         self._bases.clear()
         self._program = None
+
+    def take_office(self, state: State) -> None:
+        """Speak from here on: a delegate of this gateway was elected into the shard.
+
+        The rounds that are closed were answered by those who were in office then.
+        """
+        self.forget()
+        shard = state.get(SHARD, SHARD_KEY)
+        round_ = None if shard is None else state.get(ROUNDS, round_key(shard.last_round))
+        if round_ is not None:
+            is_closed = round_.phase is RoundPhase.CLOSED
+            self._judged = round_.number if is_closed else RoundNumber(round_.number - 1)
 
     def _announce(self, tip: FinalizedTip, round_: Round) -> Iterator[Effect]:
         task = tip.state.get(TASKS, task_key(round_.task))
@@ -140,6 +200,7 @@ class Publisher:
         closed = state.get(ROUNDS, round_key(number))
         if closed is None:
             return
+        key = pick_speaker(self._keys, get_committee(state, self._shard, closed.epoch))
         metrics = self._metrics.round(self._shard, number)
         metrics.closed_ms = now_ms
         for index in range(closed.num_batches):
@@ -151,6 +212,7 @@ class Publisher:
                 if entry is None or not entry.is_judged:
                     continue
                 metrics.judged[commit.device] = entry.reason
+                device = state.get(DEVICES, commit.device)
                 receipt = Receipt(
                     stage=Stage.VERDICT,
                     shard=self._shard,
@@ -162,10 +224,11 @@ class Publisher:
                     score=entry.score,
                     reward=entry.reward,
                     time_ms=TimeMs(now_ms),
-                    gateway=self._key.validator,
+                    gateway=key.validator,
+                    standing=None if device is None else device.standing,
                 )
                 yield Publish(
                     topic=self._topics.receipt(commit.device),
-                    payload=encode_record(sign_receipt(self._key, self._network, receipt)),
+                    payload=encode_record(sign_receipt(key, self._network, receipt)),
                     retain=False,
                 )

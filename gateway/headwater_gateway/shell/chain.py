@@ -6,21 +6,30 @@ happens to a chain happens on its thread, in order; what comes out is told on th
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from headwater_gateway.machine.effects import Submit
 from headwater_gateway.machine.publisher import FinalizedTip
+from headwater_gateway.shell.epochs import EpochArchive
+from headwater_protocol.chain.evidence import Equivocation
 from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
 from headwater_protocol.crypto.signing import SecretKey, Verifier
-from headwater_protocol.identifiers import ChainId, Height
+from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Height
+from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import LedgerApplication, make_ledger
-from headwater_shard.engine.bft.effects import Evidence, Finalized
+from headwater_shard.engine.bft.effects import Finalized
 from headwater_shard.engine.bft.history import Tip
+from headwater_shard.engine.border import Execution
 from headwater_shard.engine.embedded import EmbeddedEngine, ReplicaSetup
+from headwater_shard.engine.execution_cache import ExecutionCache
+from headwater_shard.layout import EPOCHS_NAME
+from headwater_shard.mainchain.records import MAIN, MAIN_KEY
+from headwater_shard.mainchain.staking.handover import is_handover, make_epoch_update
+from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
 from headwater_shard.store import LedgerStore
 
@@ -38,6 +47,12 @@ class StepResult:
     tip: FinalizedTip | None
     """The last block finalized in the step, with the state after it."""
     num_finalized: int
+    transactions: tuple[bytes, ...]
+    """Of all blocks finalized in the step, in order."""
+    equivocations: tuple[Equivocation, ...]
+    """Validators that were seen to sign twice."""
+    updates: tuple[EpochUpdate, ...]
+    """Of the main chain, the proofs of epochs that began in the step."""
     next_timer_ms: int | None
 
 
@@ -55,10 +70,20 @@ class ChainHost:
     ) -> None:
         """Open the chain's store and go on from its tip.
 
+        Args:
+            genesis: The network's.
+            chain: Which one.
+            keys: Of all validators that may ever serve it: those out of office follow it.
+            path: Of the store; the main chain keeps the proofs of epochs beside it.
+            verifier: Checks signatures.
+
         Raises:
             StorageError: If the store is unusable or of another network.
         """
         self.chain = chain
+        self.updates: tuple[EpochUpdate, ...] = ()
+        """Of the main chain, the proofs of all epochs when it was opened."""
+        self._epochs = EpochArchive(path.parent / EPOCHS_NAME) if chain == MAIN_CHAIN else None
         self._store = LedgerStore.open(
             path,
             network=genesis_network(genesis),
@@ -67,6 +92,11 @@ class ChainHost:
         )
         try:
             self._restore(genesis, keys, verifier)
+            if self._epochs is not None:
+                main = Draft(self.state).get_existing(MAIN, MAIN_KEY)
+                self.updates = self._epochs.load(
+                    main.epoch, genesis=genesis, store=self._store, verifier=verifier
+                )
         except BaseException:
             self._store.close()
             raise
@@ -76,11 +106,15 @@ class ChainHost:
         tip = self._store.load_tip()
         saved = self._store.load_votes()
         entries = [] if tip is None else list(self._store.load_entries())
+        ledger = make_ledger(genesis, chain)
+        cache: ExecutionCache[tuple[State, Execution]] = ExecutionCache()
         self._replicas: list[LedgerApplication] = []
         setups: list[ReplicaSetup] = []
         for key in keys:
-            application = LedgerApplication(make_ledger(genesis, chain), verifier)
-            if tip is not None:
+            application = LedgerApplication(ledger, verifier, cache=cache)
+            if self._replicas:
+                application.restore_from(self._replicas[0])
+            elif tip is not None:
                 header = tip.block.header
                 application.restore(
                     height=header.height,
@@ -137,18 +171,43 @@ class ChainHost:
         )
         self._engine.on_timer(now_ms)
         num_finalized = 0
+        transactions: list[bytes] = []
+        equivocations: list[Equivocation] = []
+        updates: list[EpochUpdate] = []
         for effect in self._engine.effects():
             if isinstance(effect, Finalized):
                 num_finalized += 1
                 self._last = effect
-            elif isinstance(effect, Evidence):
-                logger.warning("%s: a validator signed twice: %s", self.chain, effect.equivocation)
+                transactions.extend(effect.block.transactions)
+                updates.extend(self._archive(effect))
+            elif effect.equivocation not in equivocations:
+                # Every replica of this process sees the same pair.
+                equivocations.append(effect.equivocation)
+                validator = effect.equivocation.validator.hex()[:16]
+                height = effect.equivocation.height
+                logger.warning("%s: %s signed twice at height %d", self.chain, validator, height)
         return StepResult(
             reasons=reasons,
             tip=self.tip if num_finalized else None,
             num_finalized=num_finalized,
+            transactions=tuple(transactions),
+            equivocations=tuple(equivocations),
+            updates=tuple(updates),
             next_timer_ms=self._engine.next_timer(),
         )
+
+    def _archive(self, final: Finalized) -> Iterator[EpochUpdate]:
+        """The proof of the epoch that a block of the main chain begins, once it is on disk."""
+        if self._epochs is None:
+            return
+        furthest = max(self._replicas, key=lambda replica: replica.height)
+        state = furthest.state_at(final.block.header.height)
+        if state is None:
+            return
+        update = make_epoch_update(state, final.block.header, final.certificate)
+        if update is not None and is_handover(update):
+            self._epochs.put(update)
+            yield update
 
     def close(self) -> None:
         """Close the store."""

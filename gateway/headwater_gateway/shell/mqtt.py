@@ -175,7 +175,10 @@ class MqttBus:
             self._on_message(str(message.topic), message.payload)
 
     async def _publish_all(self, client: aiomqtt.Client) -> None:
-        while True:
+        task = asyncio.current_task()
+        # A publish that is acknowledged while it is cancelled returns as if nothing had happened:
+        # `asyncio.wait_for` of Python 3.11, which aiomqtt uses, then keeps the cancellation back.
+        while task is None or not task.cancelling():
             publish = await self._outgoing.get()
             try:
                 await client.publish(publish.topic, publish.payload, qos=1, retain=publish.retain)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Final
 
 from headwater_gateway.machine.effects import (
+    CheckScores,
     ClearBlob,
     ComputeMerge,
     ComputeRoundModel,
     Effect,
     Publish,
     PublishBlob,
+    Refutation,
     ScoreBatch,
+    Scored,
     Submit,
     TakeIn,
     Work,
@@ -30,6 +33,7 @@ from headwater_gateway.shell.mqtt import MqttBus
 from headwater_gateway.worker import (
     Scorer,
     ValidationData,
+    check_scores,
     check_updates,
     compute_merge,
     compute_model,
@@ -81,6 +85,9 @@ class ServiceSetup:
     blobs: Sequence[bytes]
     """To have from the start: the program and the initial model."""
     registrar: SecretKey | None = None
+    transactions: Sequence[tuple[ChainId, bytes]] = ()
+    """Of accounts whose keys are elsewhere, to submit at the start; what the ledger has is refused
+    and does no harm."""
 
 
 class GatewayService:
@@ -93,6 +100,7 @@ class GatewayService:
         verifier: Verifier,
         on_finalized: Callable[[ChainId, StepResult], None] | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        make_host: Callable[..., ChainHost] = ChainHost,
     ) -> None:
         """Open stores and go on from what they hold.
 
@@ -101,6 +109,8 @@ class GatewayService:
             verifier: Checks signatures; may remember past answers.
             on_finalized: Told of every step that finalized blocks.
             now_ms: The clock.
+            make_host: Opens a chain, with the arguments of `ChainHost`; a simulation of traitors
+                passes its own.
 
         Raises:
             StorageError: If a store is unusable or of another network.
@@ -111,6 +121,7 @@ class GatewayService:
         self._now_ms = now_ms
         self._verifier = verifier
         self._listener = on_finalized
+        self._make_host = make_host
         self.metrics = Metrics()
         genesis = setup.genesis
         self._folder = DataFolder(setup.folder)
@@ -121,7 +132,7 @@ class GatewayService:
         try:
             self._hosts[MAIN_CHAIN] = self._open(MAIN_CHAIN, all_keys)
             for shard in setup.shards:
-                self._hosts[shard.shard] = self._open(shard.shard, list(shard.keys))
+                self._hosts[shard.shard] = self._open(shard.shard, all_keys)
             _write_once(self._folder.genesis, encode_genesis(genesis))
             self.blobs = BlobStore(self._folder.blobs)
             self.blobs.put_all(list(setup.blobs))
@@ -137,6 +148,7 @@ class GatewayService:
             states={chain: host.state for chain, host in self._hosts.items()},
             metrics=self.metrics,
             registrar=setup.registrar,
+            verifier=verifier,
         )
         self.scorer = Scorer(
             blobs=self.blobs,
@@ -187,8 +199,11 @@ class GatewayService:
                     )
                     self._runners[chain] = runner
                 tips = {chain: tip for chain, host in self._hosts.items() if (tip := host.tip)}
-                self.machine.start(tips, self._now_ms())
+                self.machine.start(tips, self._now_ms(), updates=self._hosts[MAIN_CHAIN].updates)
                 self._perform()
+                for index, (chain, transaction) in enumerate(self._setup.transactions):
+                    submit = Submit(chain=chain, transaction=transaction, ticket=f"given/{index}")
+                    self._runners[chain].submit(submit)
                 for chain in self._runners:
                     group.create_task(self._runners[chain].run(), name=f"chain {chain}")
                 group.create_task(self._bus.run(), name="mqtt")
@@ -213,7 +228,7 @@ class GatewayService:
     def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> ChainHost:
         path = self._folder.ledger(chain)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return ChainHost(
+        return self._make_host(
             genesis=self._setup.genesis,
             chain=chain,
             keys=keys,
@@ -237,7 +252,11 @@ class GatewayService:
         now_ms = self._now_ms()
         for submit, reason in result.reasons:
             self.machine.on_submitted(submit, reason, now_ms)
+        for equivocation in result.equivocations:
+            self.machine.on_equivocation(equivocation, now_ms)
+        self.machine.on_epochs(result.updates)
         if result.tip is not None:
+            self.machine.on_transactions(result.tip, result.transactions)
             self.machine.on_finalized(chain, result.tip, now_ms)
         self._perform()
         if result.tip is not None and self._listener is not None:
@@ -289,8 +308,11 @@ class GatewayService:
             reasons = await loop.run_in_executor(self._intake_pool, self._check, work)
             self.machine.on_taken_in(work, reasons, self._now_ms())
         elif isinstance(work, ScoreBatch):
-            scores = await loop.run_in_executor(self._work_pool, self._score, work)
-            self.machine.on_scored(work, scores, self._now_ms())
+            scored = await loop.run_in_executor(self._work_pool, self._score, work)
+            self.machine.on_scored(work, scored, self._now_ms())
+        elif isinstance(work, CheckScores):
+            refuted = await loop.run_in_executor(self._work_pool, self._check_scores, work)
+            self.machine.on_checked(work, refuted, self._now_ms())
         elif isinstance(work, ComputeRoundModel):
             model = await loop.run_in_executor(self._work_pool, self._compute_model, work)
             self.machine.on_round_model(work, model, self._now_ms())
@@ -302,7 +324,10 @@ class GatewayService:
     def _check(self, work: TakeIn) -> tuple[ReasonCode, ...]:
         return check_updates(work, verifier=self._verifier, blobs=self.blobs)
 
-    def _score(self, work: ScoreBatch) -> tuple[int, ...] | None:
+    def _check_scores(self, work: CheckScores) -> Refutation | None:
+        return check_scores(work, blobs=self.blobs)
+
+    def _score(self, work: ScoreBatch) -> Scored | None:
         try:
             return self.scorer.score(work)
         except InvalidMessage as error:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.committee import MAX_DELEGATES, Committee
+from headwater_protocol.chain.contribution import NO_CONTRIBUTIONS, Contributions
 from headwater_protocol.crypto.hashing import Domain, hash_record
 from headwater_protocol.crypto.signing import Verifier, signing_bytes
 from headwater_protocol.encoding.record import Count, Range, encode_record
@@ -36,6 +37,8 @@ class Checkpoint:
     number: Annotated[int, Range(1, MAX_UNSIGNED)]
     """Place in the shard's row of checkpoints, from 1."""
     epoch: EpochNumber
+    """The term whose committee of the shard signs it."""
+    merged: EpochNumber
     """Merges that the model contains."""
     round: RoundNumber
     """The last closed round."""
@@ -49,6 +52,8 @@ class Checkpoint:
     """Whether the shard's task is finished."""
     previous: Digest
     """The digest of the checkpoint before; zeros for the first."""
+    contributions: Contributions = NO_CONTRIBUTIONS
+    """Who was paid how much on the shard so far: the owners of its model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,9 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.checkpoint import MAX_SHARDS
 from headwater_protocol.chain.committee import MAX_DELEGATES, Committee, make_committee
+from headwater_protocol.chain.epoch import Epoch, ShardCommittee
+from headwater_protocol.chain.incentives import NO_INCENTIVES, Incentives
+from headwater_protocol.chain.stake import MAX_BONDED, CommissionThousandths
 from headwater_protocol.chain.task import MAX_PARAMETERS, DurationMs, Task
 from headwater_protocol.crypto.hashing import Domain, hash_record
 from headwater_protocol.encoding.record import (
@@ -21,6 +24,9 @@ from headwater_protocol.identifiers import (
     MAX_UNSIGNED,
     AccountId,
     ChainId,
+    Digest,
+    EpochNumber,
+    Height,
     Network,
     TimeMs,
     Units,
@@ -48,6 +54,26 @@ class Parameters:
     """Rounds whose updates and scores stay in the state; all stay in the blocks."""
     clock_drift_ms: DurationMs
     """How far a proposer's clock may be ahead of a validator's."""
+    incentives: Incentives = NO_INCENTIVES
+    """What is asked of devices."""
+    max_delegates: Annotated[int, Range(1, MAX_DELEGATES)] = MAX_DELEGATES
+    """Candidates that are elected for an epoch."""
+    min_self_bond: Annotated[int, Range(1, MAX_BONDED)] = 1
+    """Units of its own without which nobody is a candidate or is elected."""
+    unbonding_blocks: Annotated[int, Range(1, 2**32)] = 100_000
+    """Blocks of the main chain for which stake that left a candidate can still be slashed."""
+    trust_period_ms: Annotated[int, Range(1, 366 * 24 * 3_600_000)] = 14 * 24 * 3_600_000
+    """How long signatures of a committee are believed after the last block known of it; shorter
+    than unbonding takes, so that whoever signs a fork within it still loses stake."""
+    jail_blocks: Annotated[int, Range(1, 2**32)] = 1_000
+    """Blocks of the main chain for which a jailed validator cannot stand for election."""
+    downtime_window_blocks: Annotated[int, Range(1, 2**32)] = 1_000
+    """Blocks of the main chain over which the certificates that a delegate missed are counted."""
+    max_missed_blocks: Annotated[int, Range(0, 2**32)] = 600
+    """Of a window; one more is downtime. A leader may leave out signatures that came late, so a
+    delegate that is always up can miss what Byzantine leaders propose, up to one third."""
+    genesis_commission_thousandths: CommissionThousandths = 100
+    """Of the validators in the genesis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +129,25 @@ class Genesis:
             (entry.validator, entry.stake)
             for entry in self.validators
             if chain in {MAIN_CHAIN, entry.shard}
+        )
+
+    def epoch(self) -> Epoch:
+        """Epoch 0: nobody was elected, the genesis says who serves where.
+
+        Raises:
+            OutOfBounds: If a shard has no validator.
+        """
+        return Epoch(
+            epoch=EpochNumber(0),
+            merge=None,
+            committee=self.committee(MAIN_CHAIN),
+            shards=tuple(
+                ShardCommittee(shard=shard, committee=self.committee(shard))
+                for shard in self.shards
+            ),
+            seed=Digest(bytes(32)),
+            start_height=Height(0),
+            start_ms=self.time_ms,
         )
 
     def require_consistent(self) -> None:

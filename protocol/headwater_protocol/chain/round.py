@@ -65,7 +65,7 @@ class Round:
 
     number: RoundNumber
     epoch: EpochNumber
-    """Merges of the main chain that the base contains."""
+    """The term whose committee judges it."""
     task: TaskId
     phase: RoundPhase
     base: Digest
@@ -74,6 +74,8 @@ class Round:
     """Draws the cohort."""
     rank_threshold: Digest
     """The highest rank in the cohort, a 256-bit number."""
+    clock: CountField = 0
+    """The shard's clock of draws before this one; see `chain.cohort`."""
     cohort_size: CountField
     opened_height: Height
     """Devices enrolled later are not in the draw."""

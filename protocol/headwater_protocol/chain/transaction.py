@@ -8,20 +8,20 @@ that lost its state can start from the clock.
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from headwater_protocol.chain.block import (
-    MAX_TRANSACTION_BYTES,
-    BlockHeader,
-    Certificate,
-)
-from headwater_protocol.chain.checkpoint import CheckpointSignature, Merge, SignedCheckpoint
+from headwater_protocol.chain.block import MAX_TRANSACTION_BYTES, BlockHeader, Certificate
+from headwater_protocol.chain.checkpoint import CheckpointSignature, SignedCheckpoint
+from headwater_protocol.chain.justice import JusticeBody
+from headwater_protocol.chain.market import MarketBody, SponsoredTask
 from headwater_protocol.chain.proof import StateProof
 from headwater_protocol.chain.round import DeviceWeight
+from headwater_protocol.chain.stake import StakeBody
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.crypto.signing import SecretKey, Verifier, signing_bytes
 from headwater_protocol.encoding.record import Count, Range, decode_record, encode_record
 from headwater_protocol.errors import BadSignature
 from headwater_protocol.identifiers import (
     MAX_UNSIGNED,
+    NOTHING,
     AccountId,
     ChainId,
     DeviceId,
@@ -32,9 +32,11 @@ from headwater_protocol.identifiers import (
     NumExamples,
     RoundNumber,
     Signature,
+    TaskId,
     TimeMs,
     Units,
 )
+from headwater_protocol.light.update import EpochUpdate
 
 MAX_BATCH_COMMITS: Final = 1_000
 """Commits of one transaction: about 150 kB."""
@@ -55,6 +57,10 @@ class Enrolment:
     """How often it is drawn, in proportion to the others; 1 for all is even."""
     expires_ms: TimeMs
     """The last block time at which the enrolment can still be put on the ledger."""
+    owner: AccountId | None = None
+    """Who locked the device's deposit on the main chain; None for the device itself."""
+    deposit: Units = NOTHING
+    """What the registrar found locked for the device and this shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +103,17 @@ class PostScores:
 
     KIND: ClassVar[str] = "post-scores/1"
 
+    task: TaskId
+    """The round's, which says how a payload and the reference are written."""
     round: RoundNumber
     batch: Annotated[int, Range(0, MAX_UNSIGNED)]
     scores: Annotated[
         tuple[Annotated[int, Range(UNAVAILABLE, 10_000)], ...], Count(1, MAX_BATCH_COMMITS)
     ]
     """In the batch's order; cosine in ten-thousandths, or `UNAVAILABLE`."""
+    reference: Digest
+    """The delegate's own delta, as a model's blob: what the updates are compared with. Anybody who
+    holds it and a payload can check a score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +139,21 @@ class SignCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptMerge:
-    """A merge of the main chain, proven, for the shard to go on from."""
+class AdoptEpoch:
+    """The next epoch, proven, with the committee and the merged model that a shard goes on with."""
 
-    KIND: ClassVar[str] = "adopt-merge/1"
+    KIND: ClassVar[str] = "adopt-epoch/1"
 
-    merge: Merge
+    update: EpochUpdate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptTask:
+    """The next task, proven, for a shard that has finished the last one."""
+
+    KIND: ClassVar[str] = "adopt-task/1"
+
+    entry: SponsoredTask
     proof: StateProof
     header: BlockHeader
     certificate: Certificate
@@ -168,8 +188,10 @@ class AttestMerge:
     model: Digest
 
 
-ShardBody = EnrolDevice | CommitUpdates | PostScores | AttestModel | SignCheckpoint | AdoptMerge
-MainBody = Transfer | PostCheckpoint | AttestMerge
+ShardBody = (
+    EnrolDevice | CommitUpdates | PostScores | AttestModel | SignCheckpoint | AdoptEpoch | AdoptTask
+)
+MainBody = Transfer | PostCheckpoint | AttestMerge | StakeBody | MarketBody | JusticeBody
 Body = ShardBody | MainBody
 
 

@@ -32,6 +32,10 @@ class Domain(StrEnum):
     STATUS = "status"
     CHECKPOINT = "checkpoint"
     SEED = "seed"
+    EPOCH = "epoch"
+    SHUFFLE = "shuffle"
+    INFRACTION = "infraction"
+    PAYLOAD_WITHHELD = "payload-withheld"
 
 
 def domain_prefix(domain: Domain) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
+from headwater_protocol.chain.cohort import Standing
 from headwater_protocol.crypto.hashing import Domain
 from headwater_protocol.crypto.signing import SecretKey, Verifier, verify_record
 from headwater_protocol.encoding.record import Range, decode_record
@@ -59,6 +60,8 @@ class Receipt:
     time_ms: TimeMs
     """The gateway's clock."""
     gateway: ValidatorId
+    standing: Standing | None = None
+    """What the device's weight in the next draw follows from; None where it is not enrolled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

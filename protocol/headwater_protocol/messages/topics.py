@@ -2,6 +2,8 @@
 
 ```
 hw/1/<network>/<shard>/round                    retained announcement
+hw/1/<network>/<shard>/epoch/<number>           retained proofs of epochs, each from the one before
+hw/1/<network>/<shard>/epoch/latest             retained proof that the last epoch still lasts
 hw/1/<network>/<shard>/model/<digest>/<chunk>   retained pieces of models, programs, the genesis
 hw/1/<network>/<shard>/devices/<id>/update      a device's updates
 hw/1/<network>/<shard>/devices/<id>/receipt     a gateway's answers
@@ -19,7 +21,7 @@ from enum import StrEnum
 from typing import Final
 
 from headwater_protocol.errors import BadEncoding
-from headwater_protocol.identifiers import ChainId, DeviceId, Digest, Network
+from headwater_protocol.identifiers import ChainId, DeviceId, Digest, EpochNumber, Network
 
 PREFIX: Final = "hw/1"
 NETWORK_DIGITS: Final = 16
@@ -30,6 +32,7 @@ class TopicKind(StrEnum):
     """The last word of a topic, more or less."""
 
     ROUND = "round"
+    EPOCH = "epoch"
     CHUNK = "model"
     UPDATE = "update"
     RECEIPT = "receipt"
@@ -48,6 +51,8 @@ class Topic:
     blob: Digest | None = None
     index: int | None = None
     token: str | None = None
+    epoch: EpochNumber | None = None
+    """None too on the topic of the latest one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +66,13 @@ class Access:
 
 ACCESS: Final = (
     Access(role="device", may_publish=False, pattern="hw/1/%n/%s/round"),
+    Access(role="device", may_publish=False, pattern="hw/1/%n/%s/epoch/+"),
     Access(role="device", may_publish=False, pattern="hw/1/%n/%s/model/#"),
     Access(role="device", may_publish=True, pattern="hw/1/%n/%s/devices/%d/update"),
     Access(role="device", may_publish=False, pattern="hw/1/%n/%s/devices/%d/receipt"),
     Access(role="device", may_publish=True, pattern="hw/1/%n/%s/devices/%d/status"),
     Access(role="gateway", may_publish=True, pattern="hw/1/%n/%s/round"),
+    Access(role="gateway", may_publish=True, pattern="hw/1/%n/%s/epoch/+"),
     Access(role="gateway", may_publish=True, pattern="hw/1/%n/%s/model/#"),
     Access(role="gateway", may_publish=False, pattern="hw/1/%n/%s/devices/+/update"),
     Access(role="gateway", may_publish=True, pattern="hw/1/%n/%s/devices/+/receipt"),
@@ -77,6 +84,7 @@ ACCESS: Final = (
 _TOPIC: Final = re.compile(
     r"hw/1/(?P<network>[0-9a-f]{16})/(?P<shard>[a-z0-9][a-z0-9-]{0,31})/"
     r"(?:(?P<round>round)"
+    r"|epoch/(?P<epoch>latest|0|[1-9][0-9]{0,17})"
     r"|model/(?P<blob>[0-9a-f]{64})/(?P<index>0|[1-9][0-9]{0,5})"
     r"|devices/(?P<device>[0-9a-f]{64})/(?P<kind>update|receipt|status)"
     r"|enroll/(?P<token>[A-Za-z0-9_-]{1,64}))"
@@ -99,6 +107,15 @@ class Topics:
     def round(self) -> str:
         """The retained announcement."""
         return f"{self.root}/round"
+
+    def epoch(self, epoch: EpochNumber) -> str:
+        """What leads from the epoch before to this one."""
+        return f"{self.root}/epoch/{epoch}"
+
+    @property
+    def latest_epoch(self) -> str:
+        """The last epoch, seen lately."""
+        return f"{self.root}/epoch/latest"
 
     def chunk(self, blob: Digest, index: int) -> str:
         """One piece of a blob."""
@@ -152,6 +169,9 @@ def parse_topic(text: str) -> Topic:
     network, shard = match["network"], ChainId(match["shard"])
     if match["round"]:
         return Topic(network=network, shard=shard, kind=TopicKind.ROUND)
+    if match["epoch"]:
+        number = None if match["epoch"] == "latest" else EpochNumber(int(match["epoch"]))
+        return Topic(network=network, shard=shard, kind=TopicKind.EPOCH, epoch=number)
     if match["blob"]:
         return Topic(
             network=network,

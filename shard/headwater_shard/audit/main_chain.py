@@ -1,4 +1,4 @@
-"""Following the main chain: its supply, the checkpoints that it settles, its merges."""
+"""Following the main chain: its supply, checkpoints, merges, and the epochs that they begin."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,21 +10,22 @@ from headwater_protocol.chain.checkpoint import (
     MergeInput,
     checkpoint_digest,
 )
+from headwater_protocol.chain.committee import committee_digest
+from headwater_protocol.chain.epoch import Epoch, epoch_key
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
-from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.crypto.hashing import Domain, blob_digest, hash_bytes
 from headwater_protocol.identifiers import ChainId, Digest, EpochNumber, Height, ValidatorId
 from headwater_shard.audit.failure import AuditFailure, Mismatch, require_equal
 from headwater_shard.audit.readers import BlobReader
 from headwater_shard.audit.replay import ReplayedBlock
-from headwater_shard.audit.shard import AdoptedMerge, ShardAudit
-from headwater_shard.mainchain.ledger import compute_supply
-from headwater_shard.mainchain.records import ACCOUNTS, CANDIDATES, MERGES, TASKS
+from headwater_shard.audit.shard import AdoptedEpoch, ShardAudit
+from headwater_shard.mainchain.market.tasks import get_last_task
+from headwater_shard.mainchain.records import CANDIDATES, EPOCHS, MERGES
+from headwater_shard.mainchain.staking.shuffle import deal_committees
+from headwater_shard.mainchain.supply import HOLDINGS, compute_supply
 from headwater_shard.round_model import compute_merged_model
 from headwater_shard.state.state import State
-
-MONEY = (ACCOUNTS.namespace, CANDIDATES.namespace, TASKS.namespace)
-"""Where units are held; a block that leaves these alone leaves the supply alone."""
 
 
 class MainAudit:
@@ -33,7 +34,6 @@ class MainAudit:
     def __init__(
         self, *, genesis: Genesis, blobs: BlobReader, shards: Mapping[ChainId, ShardAudit]
     ) -> None:
-        self._task = genesis.task
         self._blobs = blobs
         self._shards = shards
         self._supply = sum(entry.balance for entry in genesis.accounts) + sum(
@@ -44,7 +44,8 @@ class MainAudit:
         self._attestations: dict[ValidatorId, Digest] = {}
         self._open: Merge | None = None
         self._epoch = EpochNumber(0)
-        self._wanted: dict[Height, list[AdoptedMerge]] = {}
+        self._last_epoch = genesis.epoch()
+        self._wanted: dict[Height, list[AdoptedEpoch]] = {}
         for shard in sorted(shards):
             for adopted in shards[shard].adopted:
                 self._wanted.setdefault(adopted.main_height, []).append(adopted)
@@ -66,7 +67,7 @@ class MainAudit:
         Raises:
             HeadwaterError: Says what does not hold.
         """
-        if any(namespace in block.changes for namespace in MONEY):
+        if any(namespace in block.changes for namespace in HOLDINGS):
             require_equal("supply", found=compute_supply(block.state), expected=self._supply)
         # The ledger executes a block's transactions before it opens or completes a merge.
         for transaction in block.transactions:
@@ -99,7 +100,7 @@ class MainAudit:
                 f"adopted from block {main_height} of the main chain, which ends before it here",
                 chain=adopted.shard,
                 height=adopted.height,
-                item=f"merge {adopted.merge.epoch}",
+                item=f"epoch {adopted.epoch.epoch}",
             )
 
     def _settle(self, checkpoint: Checkpoint) -> None:
@@ -116,15 +117,19 @@ class MainAudit:
             require_equal(what, found=found, expected=expected, by="the order", item=item)
         if last is not None and checkpoint.height <= last.height:
             raise Mismatch(f"height {checkpoint.height} after {last.height}", item=item)
-        if checkpoint.epoch > self._epoch or (last is not None and checkpoint.epoch < last.epoch):
-            raise Mismatch(f"epoch {checkpoint.epoch}, merges made {self._epoch}", item=item)
+        for what, found, lowest in (
+            ("epoch", checkpoint.epoch, 0 if last is None else last.epoch),
+            ("merge", checkpoint.merged, 0 if last is None else last.merged),
+        ):
+            if not lowest <= found <= self._epoch:
+                raise Mismatch(f"{what} {found}, merges made {self._epoch}", item=item)
         audited = self._shards.get(shard)
         if audited is not None:
             _require_emitted(checkpoint, audited.checkpoints, item=item)
             self.num_compared += 1
         self._settled[shard] = checkpoint
         self.num_checkpoints += 1
-        if checkpoint.epoch == self._epoch and self._open is None:
+        if checkpoint.merged == self._epoch and self._open is None:
             self._in_epoch.setdefault(shard, []).append(checkpoint)
 
     def _require_opened(self, merge: Merge) -> None:
@@ -152,7 +157,8 @@ class MainAudit:
             raise Mismatch("its inputs are not those with which it was opened", item=item)
         attesters = [key for key, digest in self._attestations.items() if digest == model]
         block.committee.require_quorum(block.committee.power_of_all(attesters))
-        computed = compute_merged_model(self._task, merge.inputs, fetch=self._blobs.get)
+        task = get_last_task(block.state).task
+        computed = compute_merged_model(task, merge.inputs, fetch=self._blobs.get)
         require_equal(
             "model", found=model, expected=blob_digest(computed), by="recomputation", item=item
         )
@@ -160,6 +166,41 @@ class MainAudit:
             raise Mismatch(f"its model, blob {model.hex()}, is missing", item=item)
         self._open, self._epoch, self.model = None, merge.epoch, model
         self._in_epoch = {}
+        self._require_begun(block, merge)
+
+    def _require_begun(self, block: ReplayedBlock, merge: Merge) -> None:
+        """The epoch that a merge begins: who was elected, by what stake, dealt by which seed."""
+        item = f"epoch {merge.epoch}"
+        epoch = block.state.get(EPOCHS, epoch_key(merge.epoch))
+        if epoch is None:
+            raise Mismatch("is not on the ledger", item=item)
+        seed = hash_bytes(Domain.SEED, block.header.last_certificate, epoch_key(merge.epoch))
+        for what, found, expected in (
+            ("number", epoch.epoch, merge.epoch),
+            ("merge", epoch.merge, merge),
+            ("seed", epoch.seed, seed),
+            ("start height", epoch.start_height, block.header.height),
+            ("start time", epoch.start_ms, block.header.time_ms),
+            ("committee", committee_digest(epoch.committee), block.header.next_committee),
+        ):
+            require_equal(what, found=found, expected=expected, by="recomputation", item=item)
+        if epoch.shards != self._last_epoch.shards:
+            self._require_elected(block.state, epoch, item)
+        self._last_epoch = epoch
+
+    def _require_elected(self, state: State, epoch: Epoch, item: str) -> None:
+        elected = {entry.validator: entry.voting_power for entry in epoch.committee.delegates}
+        for validator, power in elected.items():
+            candidate = state.get(CANDIDATES, validator)
+            if candidate is None or candidate.bonded != power:
+                raise Mismatch(
+                    f"the power of {validator.hex()[:16]} is not what is bonded", item=item
+                )
+        dealt = deal_committees(
+            {entry.shard: entry.committee for entry in self._last_epoch.shards}, elected, epoch.seed
+        )
+        found = {entry.shard: entry.committee for entry in epoch.shards}
+        require_equal("shards", found=found, expected=dealt, by="recomputation", item=item)
 
 
 def _require_emitted(checkpoint: Checkpoint, emitted: Sequence[Checkpoint], *, item: str) -> None:
@@ -178,18 +219,17 @@ def _require_emitted(checkpoint: Checkpoint, emitted: Sequence[Checkpoint], *, i
         )
 
 
-def _require_adopted(block: ReplayedBlock, adopted: AdoptedMerge) -> None:
-    """Check a shard's merge against the main chain's block that proved it."""
-    key = adopted.merge.epoch.to_bytes(8, "big")
+def _require_adopted(block: ReplayedBlock, adopted: AdoptedEpoch) -> None:
+    """Check a shard's epoch against the main chain's block that proved it."""
     problem = None
     if block.digest != adopted.main_block:
         problem = f"proven by another block {adopted.main_height} than the main chain has here"
-    elif block.state.get(MERGES, key) != adopted.merge:
+    elif block.state.get(EPOCHS, epoch_key(adopted.epoch.epoch)) != adopted.epoch:
         problem = "differs from the main chain's"
     if problem is not None:
         raise AuditFailure(
             problem,
             chain=adopted.shard,
             height=adopted.height,
-            item=f"merge {adopted.merge.epoch}",
+            item=f"epoch {adopted.epoch.epoch}",
         )

@@ -70,7 +70,8 @@ class RoundAudit:
         self._reputations: dict[DeviceId, int] = {}
         self.model = task.initial_model
         """Of the last closed round."""
-        self.budget_left = task.round_budget * task.rounds
+        self._budget = task.round_budget * task.rounds
+        self.budget_left = self._budget
         """Units of the task's budget that no round has paid."""
         self.num_closed = 0
         """Rounds checked."""
@@ -80,7 +81,7 @@ class RoundAudit:
     @property
     def paid(self) -> int:
         """Units that the rounds have paid."""
-        return self._task.round_budget * self._task.rounds - self.budget_left
+        return self._budget - self.budget_left
 
     def follow(
         self, block: ReplayedBlock, merges: Mapping[EpochNumber, Merge]
@@ -119,6 +120,17 @@ class RoundAudit:
                 closed.append(round_)
         return tuple(closed)
 
+    def begin_task(self, task: Task) -> None:
+        """Go on with another task; what the last one left is the sponsor's again."""
+        self._budget = self.paid + task.round_budget * task.rounds
+        self.budget_left = task.round_budget * task.rounds
+        self._task, self.model = task, task.initial_model
+
+    @property
+    def balances(self) -> Mapping[bytes, int]:
+        """By account, the sum of the rounds' rewards."""
+        return self._balances
+
     def finish(self, state: State) -> None:
         """Check the sums at the end of the ledger.
 
@@ -134,9 +146,8 @@ class RoundAudit:
                 by="the rounds' sum",
                 item=f"account {key.hex()[:16]}",
             )
-        budget = self._task.round_budget * self._task.rounds
-        if sum(stored.values()) > budget:
-            raise Mismatch(f"rewards of {sum(stored.values())} exceed the budget of {budget}")
+        if sum(stored.values()) > self._budget:
+            raise Mismatch(f"rewards of {sum(stored.values())} exceed the budget of {self._budget}")
 
     def _record_of(self, number: RoundNumber) -> RoundRecord:
         if number != self._record.number:

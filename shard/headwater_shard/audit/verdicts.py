@@ -15,7 +15,7 @@ from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import UNAVAILABLE, Commit
 from headwater_protocol.identifiers import DeviceId, Digest, RoundNumber, ValidatorId
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.shardchain.rounds import REPUTATION_DECAY
+from headwater_shard.shardchain.reputation import REPUTATION_DECAY
 
 
 @dataclass(slots=True, kw_only=True)

@@ -35,6 +35,8 @@ from headwater_protocol.chain.block import (
     Certificate,
     VoteKind,
 )
+from headwater_protocol.chain.evidence import Equivocation
+from headwater_protocol.chain.statement import NO_VIEW, LockView, SignedVote
 from headwater_protocol.crypto.signing import SecretKey, Verifier
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import Digest, Height, TimeMs, ValidatorId, View
@@ -47,7 +49,6 @@ from headwater_shard.engine.bft.effects import (
     Halted,
     Send,
 )
-from headwater_shard.engine.bft.evidence import Equivocation
 from headwater_shard.engine.bft.height import Candidate, HeightState
 from headwater_shard.engine.bft.history import (
     BlockSource,
@@ -59,14 +60,7 @@ from headwater_shard.engine.bft.history import (
 from headwater_shard.engine.bft.intake import Intake
 from headwater_shard.engine.bft.judge import Judge
 from headwater_shard.engine.bft.leader import Rotation, initial_rotation, next_rotation
-from headwater_shard.engine.bft.messages import (
-    NO_VIEW,
-    BlockRequest,
-    LockView,
-    Message,
-    Proposal,
-    SignedVote,
-)
+from headwater_shard.engine.bft.messages import BlockRequest, Message, Proposal
 from headwater_shard.engine.bft.parent import ParentVerifier, ParentVotes
 from headwater_shard.engine.bft.signer import STEP_OF_VOTE, Lock, SavedState, Signer, Step
 from headwater_shard.engine.bft.timeouts import Timeouts

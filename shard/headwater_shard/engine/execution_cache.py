@@ -1,7 +1,7 @@
 """Sharing of execution between the replicas of one process.
 
-Executing a block is a pure function of the state before it and of the block, so replicas that run
-side by side in a simulation may compute it once. It is the ledger that shares, since only it can
+Executing a block is a pure function of the state before it and of the block, and so is checking a
+transaction, so replicas that run side by side in a simulation may compute it once. It is the ledger that shares, since only it can
 take over the state behind an `Execution`: an implementation of `Application` that is given a cache
 looks there before it executes. Without one, which is the default everywhere, every replica really
 executes.
@@ -11,11 +11,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from headwater_protocol.identifiers import ChainId, Digest
+from headwater_protocol.identifiers import ChainId, Digest, Height
+from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
 
 MAX_CACHED_EXECUTIONS: Final = 16
 """Rival blocks of a few heights."""
+
+MAX_CACHED_CHECKS: Final = 4_096
+"""Transactions that wait, on top of a few states."""
 
 R = TypeVar("R")
 
@@ -23,9 +27,10 @@ R = TypeVar("R")
 class ExecutionCache(Generic[R]):
     """The latest results of executing blocks, by everything that they depend on."""
 
-    __slots__ = ("_results",)
+    __slots__ = ("_checks", "_results")
 
     def __init__(self) -> None:
+        self._checks: OrderedDict[tuple[ChainId, Height, Digest, bytes], ReasonCode] = OrderedDict()
         self._results: OrderedDict[tuple[ChainId, Digest, BlockContext], R] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,3 +55,21 @@ class ExecutionCache(Generic[R]):
             if len(self._results) > MAX_CACHED_EXECUTIONS:
                 self._results.popitem(last=False)
         return result
+
+    def get_or_check(
+        self,
+        *,
+        chain: ChainId,
+        height: Height,
+        state_root: Digest,
+        transaction: bytes,
+        check: Callable[[], ReasonCode],
+    ) -> ReasonCode:
+        """Whether `transaction` passes on top of the block at `height`."""
+        key = (chain, height, state_root, transaction)
+        reason = self._checks.get(key)
+        if reason is None:
+            reason = self._checks[key] = check()
+            if len(self._checks) > MAX_CACHED_CHECKS:
+                self._checks.popitem(last=False)
+        return reason

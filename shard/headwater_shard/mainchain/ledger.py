@@ -1,8 +1,13 @@
 """The main chain's ledger: which transition a transaction is, and what frames a block."""
 
+from headwater_protocol.chain.account import Account
 from headwater_protocol.chain.block import NO_DIGEST
 from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.justice import SubmitEvidence, Unjail
+from headwater_protocol.chain.market import MarketBody
+from headwater_protocol.chain.stake import StakeBody
 from headwater_protocol.chain.transaction import (
     AttestMerge,
     PostCheckpoint,
@@ -12,6 +17,7 @@ from headwater_protocol.chain.transaction import (
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import (
     MAIN_CHAIN,
+    AccountId,
     ChainId,
     EpochNumber,
     Height,
@@ -23,6 +29,13 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.justice.conviction import Court
+from headwater_shard.mainchain.justice.downtime import count_downtime
+from headwater_shard.mainchain.justice.jail import process_unjail
+from headwater_shard.mainchain.justice.submit import process_evidence
+from headwater_shard.mainchain.market.dispatch import process_market
+from headwater_shard.mainchain.market.records import POTS, TASKS
+from headwater_shard.mainchain.market.tasks import make_first_task, make_pot
 from headwater_shard.mainchain.merging import (
     advance_merge,
     next_merge_timer,
@@ -31,19 +44,21 @@ from headwater_shard.mainchain.merging import (
 from headwater_shard.mainchain.records import (
     ACCOUNTS,
     CANDIDATES,
+    DELEGATIONS,
+    EPOCHS,
     MAIN,
     MAIN_KEY,
     MAIN_TABLES,
     SHARDS,
-    TASKS,
-    Account,
     Candidate,
+    Delegation,
     MainChain,
     ShardEntry,
-    TaskEscrow,
     shard_key,
+    stake_key,
 )
 from headwater_shard.mainchain.settlement import process_checkpoint
+from headwater_shard.mainchain.staking.transactions import process_stake
 from headwater_shard.mainchain.transfer import process_transfer
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
@@ -77,6 +92,7 @@ class MainLedger:
             epoch=EpochNumber(0),
             epoch_started_ms=TimeMs(0),
             is_merging=False,
+            burned=Units(0),
         )
         return State(MAIN_TABLES).updated(
             {
@@ -85,16 +101,29 @@ class MainLedger:
                     account: Account(balance=balance) for account, balance in balances.items()
                 },
                 CANDIDATES.namespace: {
-                    entry.validator: Candidate(stake=entry.stake, shard=entry.shard)
+                    entry.validator: Candidate(
+                        commission_thousandths=genesis.parameters.genesis_commission_thousandths,
+                        bonded=entry.stake,
+                        shares=entry.stake,
+                        jailed_until=Height(0),
+                        is_tombstoned=False,
+                    )
                     for entry in genesis.validators
                 },
+                DELEGATIONS.namespace: {
+                    stake_key(AccountId(entry.validator), entry.validator): Delegation(
+                        shares=entry.stake
+                    )
+                    for entry in genesis.validators
+                },
+                EPOCHS.namespace: {epoch_key(EpochNumber(0)): genesis.epoch()},
                 SHARDS.namespace: {
                     shard_key(shard): ShardEntry(
-                        committee=genesis.committee(shard),
                         number=0,
                         last_checkpoint=NO_DIGEST,
                         height=Height(0),
                         epoch=EpochNumber(0),
+                        merged=EpochNumber(0),
                         model=task.initial_model,
                         epoch_checkpoints=0,
                         epoch_examples=0,
@@ -102,10 +131,9 @@ class MainLedger:
                     )
                     for shard in genesis.shards
                 },
+                POTS.namespace: {shard_key(shard): make_pot(task) for shard in genesis.shards},
                 TASKS.namespace: {
-                    task_key(task.task): TaskEscrow(
-                        task=task.task, sponsor=genesis.sponsor, escrow=Units(genesis.task_budget)
-                    )
+                    task_key(task.task): make_first_task(task, genesis.sponsor, genesis.shards)
                 },
             }
         )
@@ -129,13 +157,25 @@ class MainLedger:
             process_checkpoint(draft, self._network, body, context, verifier)
         elif isinstance(body, AttestMerge):
             process_merge_attestation(draft, body, ValidatorId(sender))
+        elif isinstance(body, StakeBody):
+            process_stake(draft, self._genesis.parameters, body, sender, context.height)
+        elif isinstance(body, MarketBody):
+            process_market(draft, body, sender, context)
+        elif isinstance(body, SubmitEvidence):
+            court = Court(
+                draft=draft, network=self._network, height=context.height, verifier=verifier
+            )
+            process_evidence(draft, self._genesis.parameters, court, body, sender)
+        elif isinstance(body, Unjail):
+            process_unjail(draft, sender, context)
         else:
             raise InvalidTransaction(
                 ReasonCode.WRONG_CHAIN, f"the main chain does not take {type(body).KIND}"
             )
 
     def end_block(self, draft: Draft, context: BlockContext) -> None:
-        """Open or complete the merge of an epoch."""
+        """Count missed signatures, then open or complete the merge that ends an epoch."""
+        count_downtime(draft, self._genesis.parameters, context)
         advance_merge(draft, self._genesis.parameters, context)
 
     def committee(self, state: State) -> Committee:
@@ -145,12 +185,3 @@ class MainLedger:
     def next_timer(self, state: State) -> int | None:
         """The block time from which an empty block would change `state`."""
         return next_merge_timer(state, self._genesis.parameters)
-
-
-def compute_supply(state: State) -> int:
-    """All units of the network: balances, bonds and escrow; no transition changes it."""
-    return (
-        sum(account.balance for _, account in state.items(ACCOUNTS))
-        + sum(candidate.stake for _, candidate in state.items(CANDIDATES))
-        + sum(task.escrow for _, task in state.items(TASKS))
-    )

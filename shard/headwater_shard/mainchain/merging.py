@@ -8,6 +8,7 @@ attest its digest; with more than two thirds of the power it is the merged model
 from dataclasses import replace
 
 from headwater_protocol.chain.checkpoint import Merge, MergeInput
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.transaction import AttestMerge
 from headwater_protocol.identifiers import (
@@ -20,6 +21,7 @@ from headwater_protocol.identifiers import (
 )
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.market.models import register_merged_model
 from headwater_shard.mainchain.records import (
     ATTESTATIONS,
     MAIN,
@@ -30,7 +32,7 @@ from headwater_shard.mainchain.records import (
     MergeAttestation,
     merge_attestation_key,
 )
-from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.mainchain.staking.election import begin_epoch
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
 from headwater_shard.transition import InvalidTransaction, require_role
@@ -55,10 +57,10 @@ def process_merge_attestation(draft: Draft, body: AttestMerge, sender: Validator
 
 
 def advance_merge(draft: Draft, parameters: Parameters, context: BlockContext) -> None:
-    """Open the merge that is due, or complete the one that has its quorum."""
+    """Open the merge that is due, or complete the one that has its quorum and begin its epoch."""
     main = draft.get_existing(MAIN, MAIN_KEY)
     if main.is_merging:
-        _complete(draft, main)
+        _complete(draft, main, parameters, context)
     elif _is_due(draft, main, parameters, context.time_ms):
         _open(draft, main)
 
@@ -94,11 +96,11 @@ def _open(draft: Draft, main: MainChain) -> None:
         for key, entry in draft.sorted_items(SHARDS)
         if entry.epoch_checkpoints > 0
     )
-    draft.put(MERGES, merge_key(epoch), Merge(epoch=epoch, inputs=inputs, model=None))
+    draft.put(MERGES, epoch_key(epoch), Merge(epoch=epoch, inputs=inputs, model=None))
     draft.put(MAIN, MAIN_KEY, replace(main, is_merging=True))
 
 
-def _complete(draft: Draft, main: MainChain) -> None:
+def _complete(draft: Draft, main: MainChain, parameters: Parameters, context: BlockContext) -> None:
     epoch = EpochNumber(main.epoch + 1)
     by_model: dict[Digest, list[ValidatorId]] = {}
     for delegate in main.committee.delegates:
@@ -107,8 +109,9 @@ def _complete(draft: Draft, main: MainChain) -> None:
             by_model.setdefault(entry.model, []).append(delegate.validator)
     for model in sorted(by_model):
         if main.committee.is_quorum(main.committee.power_of_all(by_model[model])):
-            merge = draft.get_existing(MERGES, merge_key(epoch))
-            draft.put(MERGES, merge_key(epoch), replace(merge, model=model))
+            merge = replace(draft.get_existing(MERGES, epoch_key(epoch)), model=model)
+            draft.put(MERGES, epoch_key(epoch), merge)
+            register_merged_model(draft, merge)
             for delegate in main.committee.delegates:
                 draft.delete(ATTESTATIONS, merge_attestation_key(epoch, delegate.validator))
             for key, shard in draft.sorted_items(SHARDS):
@@ -116,6 +119,7 @@ def _complete(draft: Draft, main: MainChain) -> None:
             draft.put(
                 MAIN,
                 MAIN_KEY,
-                replace(main, epoch=epoch, epoch_started_ms=TimeMs(0), is_merging=False),
+                replace(main, epoch_started_ms=TimeMs(0), is_merging=False),
             )
+            begin_epoch(draft, parameters, merge, context)
             return

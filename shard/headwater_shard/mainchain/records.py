@@ -1,73 +1,129 @@
 """What the main chain's state holds, and under which keys."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
+from headwater_protocol.chain.account import Account
 from headwater_protocol.chain.checkpoint import Merge, SignedCheckpoint
 from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.chain.proof import MAIN_NAMESPACES
 from headwater_protocol.chain.round import CountField
+from headwater_protocol.chain.stake import MAX_BONDED, CommissionThousandths
+from headwater_protocol.encoding.record import Count, Range
 from headwater_protocol.identifiers import (
+    MAX_UNSIGNED,
     AccountId,
     ChainId,
     Digest,
     EpochNumber,
     Height,
-    TaskId,
     TimeMs,
     Units,
     ValidatorId,
-    VotingPower,
+)
+from headwater_shard.mainchain.justice.records import EVIDENCE, LIVENESS
+from headwater_shard.mainchain.market.records import (
+    ACCESS,
+    CLAIMS,
+    DEPOSITS,
+    LICENCES,
+    MODELS,
+    POTS,
+    TASKS,
 )
 from headwater_shard.state.table import Table
 from headwater_shard.transition import NONCES
 
+MAX_ENTRIES: Final = 8
+"""Unbondings, or redelegations, of one account with one candidate that mature at a time."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """A holder of units."""
-
-    KIND: ClassVar[str] = "account/1"
-
-    balance: Units
+Bonded = Annotated[int, Range(0, MAX_BONDED)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A validator that can be a delegate."""
+    """A validator that can be elected, with the pool of all stake behind it."""
 
     KIND: ClassVar[str] = "candidate/1"
 
-    stake: VotingPower
-    """Its own bond."""
-    shard: ChainId
-    """Which shard it serves in this epoch."""
+    commission_thousandths: CommissionThousandths
+    bonded: Bonded
+    """Units of all delegations, its own included; as many is its voting power."""
+    shares: CountField
+    """Of all delegations; a delegation of s shares is worth `s * bonded // shares`."""
+    jailed_until: Height
+    """The main chain's height from which it may ask out of jail; 0 where it is not in jail."""
+    is_tombstoned: bool
+    """Whether it is never elected again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskEscrow:
-    """A task's sponsor and what is set aside for its rewards."""
+class Delegation:
+    """What one account has lent to one candidate."""
 
-    KIND: ClassVar[str] = "task-escrow/1"
+    KIND: ClassVar[str] = "delegation/1"
 
-    task: TaskId
-    sponsor: AccountId
-    escrow: Units
+    shares: Annotated[int, Range(1, MAX_UNSIGNED)]
+    """Of the candidate's pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnbondingEntry:
+    """Stake on its way back to its delegator."""
+
+    units: Units
+    """What is left of it; slashing takes from it until it is complete."""
+    created_height: Height
+    completes_height: Height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unbonding:
+    """All that one account takes back from one candidate."""
+
+    KIND: ClassVar[str] = "unbonding/1"
+
+    entries: Annotated[tuple[UnbondingEntry, ...], Count(1, MAX_ENTRIES)]
+    """In order of their heights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedelegationEntry:
+    """Stake that moved from one candidate to another, and answers for the first one's faults."""
+
+    source: ValidatorId
+    units: Units
+    """When it moved."""
+    created_height: Height
+    completes_height: Height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redelegation:
+    """All that one account moved to one candidate and that still matures."""
+
+    KIND: ClassVar[str] = "redelegation/1"
+
+    entries: Annotated[tuple[RedelegationEntry, ...], Count(1, MAX_ENTRIES)]
+    """In order of their heights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEntry:
-    """A registered shard: who signs for it, and what it settled last."""
+    """A registered shard, and what it settled last; the epochs say who signs for it."""
 
     KIND: ClassVar[str] = "shard-entry/1"
 
-    committee: Committee
     number: CountField
     """Of the last checkpoint; 0 before the first."""
     last_checkpoint: Digest
     """Zeros before the first."""
     height: Height
     epoch: EpochNumber
+    """Whose committee signed it."""
+    merged: EpochNumber
+    """Merges that its model contains."""
     model: Digest
     """Of the last checkpoint; the task's initial model before the first."""
     epoch_checkpoints: CountField
@@ -90,6 +146,8 @@ class MainChain:
     """Block time of the epoch's first checkpoint; 0 before it."""
     is_merging: bool
     """Whether merge `epoch + 1` waits for its attestations."""
+    burned: Units
+    """Slashed, and nobody's any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,25 +161,40 @@ class MergeAttestation:
 
 ACCOUNTS: Final = Table("accounts", Account)
 ATTESTATIONS: Final = Table("attestations", MergeAttestation)
+EPOCHS: Final = Table("epochs", Epoch)
+DELEGATIONS: Final = Table("delegations", Delegation)
+UNBONDINGS: Final = Table("unbondings", Unbonding)
+REDELEGATIONS: Final = Table("redelegations", Redelegation)
 CANDIDATES: Final = Table("candidates", Candidate)
 MAIN: Final = Table("chain", MainChain)
 CHECKPOINTS: Final = Table("checkpoints", SignedCheckpoint)
 MERGES: Final = Table("merges", Merge)
 SHARDS: Final = Table("shards", ShardEntry)
-TASKS: Final = Table("tasks", TaskEscrow)
 
 MAIN_TABLES: Final[tuple[Table[object], ...]] = tuple(
     sorted(
         (  # type: ignore[arg-type]  # a row of tables of different records
+            ACCESS,
             ACCOUNTS,
             ATTESTATIONS,
             CANDIDATES,
             CHECKPOINTS,
+            CLAIMS,
+            DELEGATIONS,
+            DEPOSITS,
+            EPOCHS,
+            EVIDENCE,
+            LICENCES,
+            LIVENESS,
             MAIN,
             MERGES,
+            MODELS,
             NONCES,
+            POTS,
+            REDELEGATIONS,
             SHARDS,
             TASKS,
+            UNBONDINGS,
         ),
         key=lambda table: table.namespace,
     )
@@ -130,6 +203,11 @@ if tuple(table.namespace for table in MAIN_TABLES) != MAIN_NAMESPACES:
     raise RuntimeError("the main chain's tables and the namespaces of its proofs differ")
 
 MAIN_KEY: Final = b"main"
+
+
+def stake_key(delegator: AccountId, validator: ValidatorId) -> bytes:
+    """The key of what ties an account to a candidate: delegation, unbonding, redelegation to it."""
+    return delegator + validator
 
 
 def shard_key(shard: ChainId) -> bytes:

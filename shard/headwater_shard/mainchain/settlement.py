@@ -12,6 +12,8 @@ from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import Network
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.market.models import register_settled_model
+from headwater_shard.mainchain.market.tasks import settle_task
 from headwater_shard.mainchain.records import (
     CHECKPOINTS,
     MAIN,
@@ -20,6 +22,7 @@ from headwater_shard.mainchain.records import (
     checkpoint_key,
     shard_key,
 )
+from headwater_shard.mainchain.staking.election import get_shard_committee
 from headwater_shard.state.draft import Draft
 from headwater_shard.transition import InvalidTransaction
 
@@ -35,7 +38,7 @@ def process_checkpoint(
     Raises:
         InvalidMessage: If the shard is unknown, the checkpoint is there already, does not follow
             the last one, goes back in height or epoch, is of an epoch to come, or is not signed
-            by more than two thirds of the shard's power.
+            by more than two thirds of the power of the committee that it names.
     """
     checkpoint = body.signed.checkpoint
     main = draft.get_existing(MAIN, MAIN_KEY)
@@ -62,13 +65,18 @@ def process_checkpoint(
         raise InvalidTransaction(
             ReasonCode.OUT_OF_BOUNDS, f"height {checkpoint.height} after {entry.height}"
         )
-    if not entry.epoch <= checkpoint.epoch <= main.epoch:
+    for found, lowest in ((checkpoint.epoch, entry.epoch), (checkpoint.merged, entry.merged)):
+        if not lowest <= found <= main.epoch:
+            raise InvalidTransaction(
+                ReasonCode.WRONG_EPOCH, f"epoch {found}, allowed {lowest} to {main.epoch}"
+            )
+    committee = get_shard_committee(draft, checkpoint.epoch, checkpoint.shard)
+    if committee is None:
         raise InvalidTransaction(
-            ReasonCode.WRONG_EPOCH,
-            f"epoch {checkpoint.epoch}, allowed {entry.epoch} to {main.epoch}",
+            ReasonCode.WRONG_SHARD, f"nobody serves {checkpoint.shard} in {checkpoint.epoch}"
         )
-    verify_checkpoint(body.signed, network=network, committee=entry.committee, verifier=verifier)
-    counts = checkpoint.epoch == main.epoch and not main.is_merging
+    verify_checkpoint(body.signed, network=network, committee=committee, verifier=verifier)
+    counts = checkpoint.merged == main.epoch and not main.is_merging
     # Capped, since a dishonest shard may claim any number, and the sum must fit every store.
     claimed = entry.epoch_examples + (checkpoint.num_examples if counts else 0)
     draft.put(CHECKPOINTS, checkpoint_key(checkpoint.shard, checkpoint.number), body.signed)
@@ -81,11 +89,14 @@ def process_checkpoint(
             last_checkpoint=checkpoint_digest(checkpoint),
             height=checkpoint.height,
             epoch=checkpoint.epoch,
+            merged=checkpoint.merged,
             model=checkpoint.model,
             epoch_checkpoints=entry.epoch_checkpoints + counts,
             epoch_examples=min(claimed, MAX_EPOCH_EXAMPLES),
             is_final=checkpoint.is_final,
         ),
     )
+    settle_task(draft, checkpoint)
+    register_settled_model(draft, checkpoint)
     if counts and main.epoch_started_ms == 0:
         draft.put(MAIN, MAIN_KEY, replace(main, epoch_started_ms=context.time_ms))

@@ -1,9 +1,10 @@
 """Transfers between accounts."""
 
+from headwater_protocol.chain.account import Account
 from headwater_protocol.chain.transaction import Transfer
 from headwater_protocol.identifiers import AccountId, Units
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.mainchain.records import ACCOUNTS, Account
+from headwater_shard.mainchain.records import ACCOUNTS
 from headwater_shard.state.draft import Draft
 from headwater_shard.transition import InvalidTransaction
 

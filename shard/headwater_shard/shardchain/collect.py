@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headwater_protocol.chain.round import Round, RoundPhase, is_in_cohort
+from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.transaction import (
     Commit,
     CommitUpdates,
@@ -14,22 +14,23 @@ from headwater_protocol.errors import BadSignature
 from headwater_protocol.identifiers import (
     AccountId,
     ChainId,
-    DeviceId,
     RoundNumber,
     Units,
     ValidatorId,
 )
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.shardchain.cohort import is_drawn, is_quarantined
 from headwater_shard.shardchain.records import (
     BATCHES,
     DEVICES,
+    PAYLOADS,
     ROUNDS,
     SHARD,
     SHARD_KEY,
     UPDATES,
     Batch,
-    Device,
+    PayloadEntry,
     UpdateEntry,
     batch_key,
     update_key,
@@ -56,17 +57,6 @@ def get_round(state: Draft | State, number: RoundNumber, phases: set[RoundPhase]
     return round_
 
 
-def is_drawn(round_: Round, device_id: DeviceId, device: Device) -> bool:
-    """Whether an enrolled device is in a round's cohort.
-
-    One that was enrolled after the round opened is not: whoever enrols could choose its key to suit
-    the seed.
-    """
-    return device.enrolled_height <= round_.opened_height and is_in_cohort(
-        round_, device_id, device.weight
-    )
-
-
 def claim_of(commit: Commit, round_: Round, shard: ChainId) -> UpdateClaim:
     """What the device signed, restored from its commit and the round."""
     return UpdateClaim(
@@ -86,8 +76,9 @@ def process_commits(
 
     Raises:
         InvalidMessage: If the sender is no delegate, the round does not collect, or any commit is
-            out of order, of a device that is not enrolled, not in the cohort or already has an
-            update in this round, or not signed by it.
+            out of order, of a device that is not enrolled, quarantined, not in the cohort or
+            already has an update in this round, repeats a payload that somebody sent in the last
+            rounds, or is not signed by its device.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
     require_role(
@@ -104,6 +95,11 @@ def process_commits(
         message = update_message(rules.network, claim_of(commit, round_, rules.shard))
         if not verifier.verify(commit.device, message, commit.signature):
             raise BadSignature(f"no update signature of {commit.device.hex()[:16]}")
+        draft.put(
+            PAYLOADS,
+            commit.payload,
+            PayloadEntry(round=round_.number, device=commit.device),
+        )
         draft.put(
             UPDATES,
             update_key(round_.number, commit.device),
@@ -138,7 +134,17 @@ def _require_takes(draft: Draft, round_: Round, commit: Commit) -> None:
     name = commit.device.hex()[:16]
     if device is None:
         raise InvalidTransaction(ReasonCode.NOT_ENROLLED, f"{name} is not enrolled")
-    if not is_drawn(round_, commit.device, device):
+    if is_quarantined(device, round_.number):
+        raise InvalidTransaction(
+            ReasonCode.QUARANTINED, f"{name} is left out until round {device.quarantined_until}"
+        )
+    if not is_drawn(device, round_):
         raise InvalidTransaction(ReasonCode.NOT_IN_COHORT, f"{name} is not in the cohort")
     if draft.get(UPDATES, update_key(round_.number, commit.device)) is not None:
         raise InvalidTransaction(ReasonCode.DUPLICATE, f"{name} has an update in this round")
+    known = draft.get(PAYLOADS, commit.payload)
+    if known is not None:
+        raise InvalidTransaction(
+            ReasonCode.DUPLICATE,
+            f"{name} repeats what {known.device.hex()[:16]} sent in round {known.round}",
+        )

@@ -1,12 +1,13 @@
 """Enrolment: a registrar's signature lets a device take part."""
 
-from headwater_protocol.chain.transaction import EnrolDevice
+from headwater_protocol.chain.incentives import Incentives
+from headwater_protocol.chain.transaction import EnrolDevice, Enrolment
 from headwater_protocol.crypto.hashing import Domain
 from headwater_protocol.crypto.signing import Verifier, verify_record
-from headwater_protocol.identifiers import Height
+from headwater_protocol.identifiers import NOTHING, Height, RoundNumber, Units
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.records import DEVICES, Device
+from headwater_shard.shardchain.records import DEVICES, OWNERS, SHARD, SHARD_KEY, Device, Owner
 from headwater_shard.shardchain.rules import ShardRules
 from headwater_shard.state.draft import Draft
 from headwater_shard.transition import InvalidTransaction
@@ -19,7 +20,7 @@ def process_enrolment(
 
     Raises:
         InvalidMessage: If the registrar is unknown or did not sign, the enrolment is of another
-            shard or expired, or the device is enrolled already.
+            shard or expired, the device is enrolled already, or its owner has too little deposit.
     """
     enrolment = body.enrolment
     if body.registrar not in rules.registrars:
@@ -37,14 +38,57 @@ def process_enrolment(
     verify_record(
         verifier, body.registrar, Domain.ENROLMENT, rules.network, enrolment, body.signature
     )
+    incentives = rules.parameters.incentives
+    if enrolment.deposit < incentives.device_deposit:
+        raise InvalidTransaction(
+            ReasonCode.NO_DEPOSIT,
+            f"a deposit of {enrolment.deposit}, at least {incentives.device_deposit} is asked",
+        )
+    weight = _grant_weight(draft, incentives, enrolment)
     draft.put(
         DEVICES,
         enrolment.device,
         Device(
-            weight=enrolment.weight,
+            weight=weight,
             enrolled_height=Height(context.height),
             num_accepted=0,
             num_rejected=0,
             reputation=0,
+            owner=enrolment.owner,
+            deposit=enrolment.deposit,
+            mark=draft.get_existing(SHARD, SHARD_KEY).clock,
+            drawn_round=RoundNumber(0),
+            strikes=0,
+            num_quarantines=0,
+            quarantined_until=RoundNumber(0),
         ),
     )
+
+
+def _grant_weight(draft: Draft, incentives: Incentives, enrolment: Enrolment) -> int:
+    """What is left of the weight that an owner's deposits allow all its devices.
+
+    However many identities an owner splits a deposit over, they are drawn as often as one.
+
+    Raises:
+        InvalidTransaction: If nothing is left.
+    """
+    key = enrolment.device if enrolment.owner is None else enrolment.owner
+    owner = draft.get(OWNERS, key) or Owner(deposit=NOTHING, weight=0, num_devices=0)
+    deposit, weight = owner.deposit + enrolment.deposit, enrolment.weight
+    if incentives.deposit_per_weight:
+        weight = min(weight, deposit // incentives.deposit_per_weight - owner.weight)
+    if weight < 1:
+        raise InvalidTransaction(
+            ReasonCode.NO_DEPOSIT, f"deposits of {deposit} allow no device beside the others"
+        )
+    draft.put(
+        OWNERS,
+        key,
+        Owner(
+            deposit=Units(deposit),
+            weight=owner.weight + weight,
+            num_devices=owner.num_devices + 1,
+        ),
+    )
+    return weight

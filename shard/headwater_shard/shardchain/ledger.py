@@ -2,9 +2,11 @@
 
 from headwater_protocol.chain.block import NO_DIGEST
 from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.transaction import (
-    AdoptMerge,
+    AdoptEpoch,
+    AdoptTask,
     AttestModel,
     CommitUpdates,
     EnrolDevice,
@@ -14,7 +16,6 @@ from headwater_protocol.chain.transaction import (
 )
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import (
-    MAIN_CHAIN,
     ChainId,
     EpochNumber,
     Network,
@@ -25,6 +26,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
+from headwater_shard.shardchain.adoption import process_adoption, start_trust
 from headwater_shard.shardchain.attest import process_attestation
 from headwater_shard.shardchain.checkpoints import (
     emit_due_checkpoint,
@@ -32,8 +34,15 @@ from headwater_shard.shardchain.checkpoints import (
 )
 from headwater_shard.shardchain.collect import process_commits
 from headwater_shard.shardchain.enrolment import process_enrolment
-from headwater_shard.shardchain.merges import process_merge
-from headwater_shard.shardchain.records import SHARD, SHARD_KEY, SHARD_TABLES, TASKS, Shard
+from headwater_shard.shardchain.next_task import process_task
+from headwater_shard.shardchain.records import (
+    EPOCHS,
+    SHARD,
+    SHARD_KEY,
+    SHARD_TABLES,
+    TASKS,
+    Shard,
+)
 from headwater_shard.shardchain.rounds import advance, next_timer
 from headwater_shard.shardchain.rules import make_rules
 from headwater_shard.shardchain.score import process_scores
@@ -65,9 +74,13 @@ class ShardLedger:
         shard = Shard(
             shard=self.chain,
             task=task.task,
+            task_number=1,
+            rounds_before=RoundNumber(0),
             committee=genesis.committee(self.chain),
-            main_committee=genesis.committee(MAIN_CHAIN),
             epoch=EpochNumber(0),
+            adopted=EpochNumber(0),
+            adopted_ms=genesis.time_ms,
+            merged=EpochNumber(0),
             model=task.initial_model,
             reference=task.initial_model,
             last_round=RoundNumber(0),
@@ -80,16 +93,19 @@ class ShardLedger:
             due_checkpoint=None,
             correction=None,
             is_finished=False,
+            clock=0,
         )
         return State(SHARD_TABLES).updated(
             {
                 SHARD.namespace: {SHARD_KEY: shard},
+                EPOCHS.namespace: {epoch_key(EpochNumber(0)): genesis.epoch()},
                 TASKS.namespace: {task_key(task.task): task},
             }
         )
 
     def begin_block(self, draft: Draft, state: State, context: BlockContext) -> None:
         """Emit the checkpoint that the last block made due."""
+        start_trust(draft, context)
         emit_due_checkpoint(draft, state, context)
 
     def process_body(
@@ -112,8 +128,10 @@ class ShardLedger:
             process_attestation(draft, body, sender)
         elif isinstance(body, SignCheckpoint):
             process_checkpoint_signature(draft, self._rules, body, sender, verifier)
-        elif isinstance(body, AdoptMerge):
-            process_merge(draft, self._rules, body, verifier)
+        elif isinstance(body, AdoptEpoch):
+            process_adoption(draft, self._rules, body, context, verifier)
+        elif isinstance(body, AdoptTask):
+            process_task(draft, self._rules, body, context, verifier)
         else:
             raise InvalidTransaction(
                 ReasonCode.WRONG_CHAIN, f"a shard does not take {type(body).KIND}"

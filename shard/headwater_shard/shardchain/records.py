@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
+from headwater_protocol.chain.account import PenaltyBalance, RewardBalance
 from headwater_protocol.chain.checkpoint import SignedCheckpoint
+from headwater_protocol.chain.cohort import Standing
 from headwater_protocol.chain.committee import Committee
-from headwater_protocol.chain.proof import SHARD_NAMESPACES
+from headwater_protocol.chain.epoch import Epoch
+from headwater_protocol.chain.proof import MAX_NAMESPACES, SHARD_NAMESPACES
 from headwater_protocol.chain.round import CountField, DeviceWeight, MergeCorrection, Round
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, UNAVAILABLE, Commit
 from headwater_protocol.encoding.record import Count, Range
 from headwater_protocol.identifiers import (
+    AccountId,
     ChainId,
     DeviceId,
     Digest,
@@ -48,10 +52,19 @@ class Shard:
 
     shard: ChainId
     task: TaskId
+    task_number: CountField
+    """Its place in the network's row of tasks; the genesis' is 1."""
+    rounds_before: RoundNumber
+    """Rounds of the tasks before it."""
     committee: Committee
-    main_committee: Committee
-    """Whose certificate makes a merge."""
     epoch: EpochNumber
+    """The term of `committee`."""
+    adopted: EpochNumber
+    """The last epoch that was proven here; while it is ahead of `epoch`, its committee waits for
+    the open round to end."""
+    adopted_ms: TimeMs
+    """Time of the last main chain's block that proved it."""
+    merged: EpochNumber
     """Merges that the model contains."""
     model: Digest
     """The model of the last closed round."""
@@ -76,6 +89,8 @@ class Shard:
     """A merge that waits to be applied."""
     is_finished: bool
     """Whether all rounds of the task are closed."""
+    clock: CountField
+    """Draws for each unit of weight so far; see `chain.cohort`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +105,55 @@ class Device:
     num_rejected: CountField
     reputation: Annotated[int, Range(-10_000, 10_000)]
     """Decayed mean of its updates' median scores, in ten-thousandths."""
+    owner: AccountId | None
+    """Who locked its deposit; None for the device itself."""
+    deposit: Units
+    """Found on the main chain at enrolment."""
+    mark: CountField
+    """Where it is on the shard's clock of draws; see `chain.cohort`."""
+    drawn_round: RoundNumber
+    """The last round that drew it and not the whole fleet; 0 before."""
+    strikes: CountField
+    """One more for each refusal by the committee, one less for each accepted update."""
+    num_quarantines: CountField
+    quarantined_until: RoundNumber
+    """The last round that it is left out of."""
+
+    @property
+    def standing(self) -> Standing:
+        """What its weight in the next draw follows from."""
+        return Standing(weight=self.weight, mark=self.mark)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whoever locked deposits for devices here; what they have together is what counts."""
+
+    KIND: ClassVar[str] = "owner/1"
+
+    deposit: Units
+    weight: CountField
+    """Granted to all its devices."""
+    num_devices: CountField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadEntry:
+    """Whose a payload is, while its round is in the retention window."""
+
+    KIND: ClassVar[str] = "payload-entry/1"
+
+    round: RoundNumber
+    device: DeviceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRoots:
+    """The namespace roots under a checkpoint's state root, so that claims can be proven later."""
+
+    KIND: ClassVar[str] = "checkpoint-roots/1"
+
+    roots: Annotated[tuple[Digest, ...], Count(1, MAX_NAMESPACES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,16 +200,8 @@ class Attestation:
     model: Digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardBalance:
-    """What an account has earned on this shard."""
-
-    KIND: ClassVar[str] = "reward-balance/1"
-
-    total: Units
-
-
 SHARD: Final = Table("chain", Shard)
+EPOCHS: Final = Table("epochs", Epoch)
 DEVICES: Final = Table("devices", Device)
 TASKS: Final = Table("tasks", Task)
 ROUNDS: Final = Table("rounds", Round)
@@ -155,6 +211,10 @@ SCORES: Final = Table("scores", ScoreList)
 ATTESTATIONS: Final = Table("attestations", Attestation)
 REWARDS: Final = Table("rewards", RewardBalance)
 CHECKPOINTS: Final = Table("checkpoints", SignedCheckpoint)
+OWNERS: Final = Table("owners", Owner)
+PAYLOADS: Final = Table("payloads", PayloadEntry)
+PENALTIES: Final = Table("penalties", PenaltyBalance)
+ROOTS: Final = Table("roots", CheckpointRoots)
 
 SHARD_TABLES: Final[tuple[Table[object], ...]] = tuple(
     sorted(
@@ -163,8 +223,13 @@ SHARD_TABLES: Final[tuple[Table[object], ...]] = tuple(
             BATCHES,
             CHECKPOINTS,
             DEVICES,
+            EPOCHS,
             NONCES,
+            OWNERS,
+            PAYLOADS,
+            PENALTIES,
             REWARDS,
+            ROOTS,
             ROUNDS,
             SCORES,
             SHARD,

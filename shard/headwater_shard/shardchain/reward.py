@@ -8,6 +8,7 @@ the updates that they scored, if they attested the round's model.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from headwater_protocol.chain.account import RewardBalance
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
@@ -19,7 +20,6 @@ from headwater_shard.shardchain.records import (
     REWARDS,
     SCORES,
     UPDATES,
-    RewardBalance,
     batch_key,
     score_key,
     update_key,

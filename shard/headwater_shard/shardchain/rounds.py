@@ -27,11 +27,14 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
+from headwater_shard.shardchain.adoption import enter_epoch, get_committee
 from headwater_shard.shardchain.attest import get_attested_model
+from headwater_shard.shardchain.cohort import list_eligible, take_draw
 from headwater_shard.shardchain.records import (
     ATTESTATIONS,
     BATCHES,
     DEVICES,
+    PAYLOADS,
     ROUNDS,
     SCORES,
     SHARD,
@@ -46,14 +49,12 @@ from headwater_shard.shardchain.records import (
     score_key,
     update_key,
 )
+from headwater_shard.shardchain.reputation import judge_device
 from headwater_shard.shardchain.reward import RoundRewards, compute_rewards, pay
 from headwater_shard.shardchain.rules import ShardRules
 from headwater_shard.shardchain.score import Verdict, compute_verdicts, is_fully_scored
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
-
-REPUTATION_DECAY: int = 4
-"""A new score counts one part in this many."""
 
 NO_REWARDS = RoundRewards(devices={}, delegates={})
 
@@ -73,6 +74,8 @@ def next_timer(state: State, rules: ShardRules) -> int | None:
         return 0
     round_ = state.get(ROUNDS, round_key(shard.last_round))
     if round_ is None or round_.phase is RoundPhase.CLOSED:
+        if shard.adopted > shard.epoch:
+            return 0
         task = state.get(TASKS, task_key(shard.task))
         if shard.is_finished or task is None or state.count(DEVICES) < task.min_updates:
             return None
@@ -87,11 +90,14 @@ def _step(draft: Draft, rules: ShardRules, context: BlockContext) -> bool:
     task = draft.get_existing(TASKS, task_key(shard.task))
     round_ = draft.get(ROUNDS, round_key(shard.last_round))
     if round_ is None or round_.phase is RoundPhase.CLOSED:
+        if shard.adopted > shard.epoch and shard.due_checkpoint is None:
+            enter_epoch(draft, shard)
+            return True
         return _open(draft, rules, shard, task, context)
     if round_.phase is RoundPhase.COLLECT:
         return _end_collecting(draft, round_, task, context)
     if round_.phase is RoundPhase.SCORE:
-        return _end_scoring(draft, shard, round_, task, context)
+        return _end_scoring(draft, rules, shard, round_, task, context)
     return _end_attesting(draft, rules, shard, round_, task, context)
 
 
@@ -108,16 +114,17 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
         return False
     if context.time_ms < _opens_ms(shard, rules):
         return False
-    devices = [(DeviceId(key), device.weight) for key, device in draft.items(DEVICES)]
-    if len(devices) < task.min_updates:
-        return False
     number = RoundNumber(shard.last_round + 1)
+    devices = list_eligible(draft, number, shard.clock)
+    # Those in quarantine are counted: without them no round might ever open that ends it.
+    if sum(1 for _ in draft.items(DEVICES)) < task.min_updates:
+        return False
     if shard.correction is not None and shard.correction.reference == shard.model:
         shard = replace(
             shard,
             model=shard.correction.merged,
             reference=shard.correction.merged,
-            epoch=shard.correction.epoch,
+            merged=shard.correction.epoch,
             checkpoints_in_epoch=0,
             correction=None,
         )
@@ -127,7 +134,16 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
         certificate_digest(context.last_certificate),
         number.to_bytes(8, "big"),
     )
-    draft.put(SHARD, SHARD_KEY, replace(shard, last_round=number))
+    rank_threshold = compute_rank_threshold(seed, devices, task.cohort_size)
+    clock = take_draw(
+        draft,
+        devices,
+        number=number,
+        seed=seed,
+        rank_threshold=rank_threshold,
+        clock=shard.clock,
+    )
+    draft.put(SHARD, SHARD_KEY, replace(shard, last_round=number, clock=clock))
     draft.put(
         ROUNDS,
         round_key(number),
@@ -138,7 +154,8 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
             phase=RoundPhase.COLLECT,
             base=shard.model,
             seed=seed,
-            rank_threshold=compute_rank_threshold(seed, devices, task.cohort_size),
+            rank_threshold=rank_threshold,
+            clock=shard.clock,
             cohort_size=min(len(devices), task.cohort_size),
             opened_height=context.height,
             opened_ms=context.time_ms,
@@ -184,7 +201,7 @@ def _end_collecting(draft: Draft, round_: Round, task: Task, context: BlockConte
 
 
 def _end_scoring(
-    draft: Draft, shard: Shard, round_: Round, task: Task, context: BlockContext
+    draft: Draft, rules: ShardRules, shard: Shard, round_: Round, task: Task, context: BlockContext
 ) -> bool:
     if context.time_ms < round_.score_until_ms and not is_fully_scored(
         draft, round_, shard.committee
@@ -193,7 +210,7 @@ def _end_scoring(
     verdicts = compute_verdicts(draft, round_, shard.committee, task)
     accepted = [verdict for verdict in verdicts if verdict.reason is ReasonCode.OK]
     for verdict in verdicts:
-        _judge(draft, round_, verdict)
+        _judge(draft, rules, round_, verdict)
     draft.put(
         ROUNDS,
         round_key(round_.number),
@@ -211,7 +228,7 @@ def _end_scoring(
     return True
 
 
-def _judge(draft: Draft, round_: Round, verdict: Verdict) -> None:
+def _judge(draft: Draft, rules: ShardRules, round_: Round, verdict: Verdict) -> None:
     device_id = verdict.commit.device
     draft.put(
         UPDATES,
@@ -226,19 +243,13 @@ def _judge(draft: Draft, round_: Round, verdict: Verdict) -> None:
             reward=Units(0),
         ),
     )
-    if verdict.reason is ReasonCode.UNAVAILABLE:
-        return
-    device = draft.get_existing(DEVICES, device_id)
-    is_accepted = verdict.reason is ReasonCode.OK
-    draft.put(
-        DEVICES,
+    judge_device(
+        draft,
+        rules.parameters.incentives,
         device_id,
-        replace(
-            device,
-            num_accepted=device.num_accepted + is_accepted,
-            num_rejected=device.num_rejected + (not is_accepted),
-            reputation=device.reputation + (verdict.score - device.reputation) // REPUTATION_DECAY,
-        ),
+        number=round_.number,
+        reason=verdict.reason,
+        score=verdict.score,
     )
 
 
@@ -263,7 +274,7 @@ def _end_attesting(
     if round_.correction is not None:
         shard = replace(
             shard,
-            epoch=round_.correction.epoch,
+            merged=round_.correction.epoch,
             reference=round_.correction.merged,
             checkpoints_in_epoch=0,
             correction=None,
@@ -306,7 +317,7 @@ def _close(
     model: Digest,
     rewards: RoundRewards,
 ) -> None:
-    is_final = round_.number >= task.rounds
+    is_final = round_.number - shard.rounds_before >= task.rounds
     num_examples = shard.num_examples + (round_.num_examples if model != round_.base else 0)
     due = None
     if is_final or round_.number % rules.parameters.checkpoint_interval == 0:
@@ -338,20 +349,22 @@ def _close(
             is_finished=is_final,
         ),
     )
-    _prune(draft, shard, RoundNumber(round_.number - rules.parameters.retention_rounds))
+    _prune(draft, rules, RoundNumber(round_.number - rules.parameters.retention_rounds))
 
 
-def _prune(draft: Draft, shard: Shard, number: RoundNumber) -> None:
+def _prune(draft: Draft, rules: ShardRules, number: RoundNumber) -> None:
     """Drop a round's updates, scores and attestations from the state; the blocks keep them."""
     round_ = draft.get(ROUNDS, round_key(number)) if number > 0 else None
     if round_ is None:
         return
+    committee = get_committee(draft, rules.shard, round_.epoch)
     for index in range(round_.num_batches):
         batch = draft.get_existing(BATCHES, batch_key(number, index))
         for commit in batch.commits:
             draft.delete(UPDATES, update_key(number, commit.device))
-        for delegate in shard.committee.delegates:
+            draft.delete(PAYLOADS, commit.payload)
+        for delegate in committee.delegates:
             draft.delete(SCORES, score_key(number, index, delegate.validator))
         draft.delete(BATCHES, batch_key(number, index))
-    for delegate in shard.committee.delegates:
+    for delegate in committee.delegates:
         draft.delete(ATTESTATIONS, attestation_key(number, delegate.validator))

@@ -51,13 +51,16 @@ def process_scores(draft: Draft, body: PostScores, sender: ValidatorId) -> None:
 
     Raises:
         InvalidMessage: If the sender is no delegate, the round is past scoring, there is no such
-            batch, the number of scores is not the batch's, or they are there already.
+            batch, the task is not the round's, the number of scores is not the batch's, or they are
+            there already.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
     require_role(
         holds=shard.committee.power_of(sender) > 0, sender=AccountId(sender), role="delegate"
     )
     round_ = get_round(draft, body.round, {RoundPhase.COLLECT, RoundPhase.SCORE})
+    if body.task != round_.task:
+        raise InvalidTransaction(ReasonCode.UNKNOWN_TASK, f"round {body.round} is no {body.task}")
     batch = draft.get(BATCHES, batch_key(round_.number, body.batch))
     if batch is None:
         raise InvalidTransaction(ReasonCode.OUT_OF_BOUNDS, f"there is no batch {body.batch}")

@@ -24,10 +24,12 @@ from headwater_agent.store import StateStore
 from headwater_agent.training import LocalTraining
 from headwater_models.dataset import Dataset
 from headwater_models.program import Program
+from headwater_protocol.chain.epoch import epoch_digest
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import TransportError
-from headwater_protocol.identifiers import TimeMs
+from headwater_protocol.identifiers import EpochNumber, TimeMs
+from headwater_protocol.light.client import Pin
 from headwater_protocol.messages.chunk import split_blob
 from headwater_protocol.messages.status import decode_status
 from headwater_protocol.messages.update import decode_update
@@ -163,6 +165,12 @@ def test_a_round_over_a_real_broker(tmp_path: Path) -> None:
             shard=SHARD,
             entropy=ENTROPY,
             state=store.load(),
+            # The tests' network is years old.
+            pin=Pin(
+                epoch=EpochNumber(0),
+                digest=epoch_digest(NET.genesis.epoch()),
+                time_ms=TimeMs(utc_ms()),
+            ),
         )
         shell = MqttShell(
             device=device, store=store, training=LocalTraining(dataset), config=config

@@ -20,7 +20,7 @@ from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY
 from headwater_shard.shardchain.records import DEVICES
-from tests.support.gateway_support import LINGER, SHARD_0, Bench, gateway_task
+from tests.support.gateway_support import LINGER, SHARD_0, Bench, gateway_task, make_scored
 from tests.support.network import key
 
 DUTIES: tuple[type, ...] = (PostScores, AttestModel, SignCheckpoint, AttestMerge)
@@ -119,7 +119,7 @@ def test_result_of_work_that_is_owed_no_more_is_dropped(bench: Bench) -> None:
     bench.now_ms = bench.shard.round.score_until_ms
     bench.mine(SHARD_0)
     for work in works:
-        bench.machine.on_scored(work, (1,) * len(work.commits), bench.now_ms)
+        bench.machine.on_scored(work, make_scored((1,) * len(work.commits)), bench.now_ms)
     bench.perform()
     assert bench.bodies(PostScores) == []
 

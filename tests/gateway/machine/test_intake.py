@@ -8,6 +8,8 @@ import pytest
 
 from headwater_gateway.machine import intake as intake_module
 from headwater_gateway.machine.effects import Submit, TakeIn
+from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.incentives import Incentives
 from headwater_protocol.chain.transaction import CommitUpdates
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
@@ -339,6 +341,74 @@ def test_batch_that_is_refused_is_parted_until_the_culprit_stands_alone(bench: B
     assert bench.reasons(culprit) == [ReasonCode.BAD_SIGNATURE]
     honest = [device for device in bench.devices if device is not culprit]
     assert [bench.reasons(device) for device in honest] == [[ReasonCode.OK]] * 2
+
+
+def test_payload_that_another_device_sent_is_taken_of_the_first_one_only(bench: Bench) -> None:
+    one, two, _ = bench.devices
+    copied = make_payload()
+    bench.publish(bench.update(one, copied))
+    bench.publish(bench.update(two, copied))
+    bench.pass_ms(LINGER)
+    bench.mine(SHARD_0)
+    assert bench.reasons(one) == [ReasonCode.OK]
+    assert bench.reasons(two) == [ReasonCode.DUPLICATE]
+    bench.publish(bench.update(two))
+    bench.settle(1)
+    assert bench.reasons(two) == [ReasonCode.DUPLICATE, ReasonCode.OK]
+
+
+def test_forged_copy_does_not_keep_the_original_out(bench: Bench) -> None:
+    one, two, _ = bench.devices
+    payload = make_payload()
+    bench.publish(bench.update(two, payload, signature=b"s" * 64))
+    bench.publish(bench.update(one, payload))
+    bench.pass_ms(LINGER)
+    bench.mine(SHARD_0)
+    assert bench.reasons(one) == [ReasonCode.OK]
+
+
+def test_payload_that_another_gateway_took_is_told_and_the_rest_of_its_batch_taken(
+    bench: Bench,
+) -> None:
+    one, two, three = bench.devices
+    copied = make_payload()
+    other = bench.cast.validators[SHARD_0][1]
+    commit = bench.shard.commit(three, copied)
+    bench.pool[SHARD_0].append(
+        bench.shard.sign(other, CommitUpdates(round=RoundNumber(1), commits=(commit,)))
+    )
+    bench.publish(bench.update(one, copied))
+    bench.publish(bench.update(two))
+    bench.kept = (Submit,)
+    bench.pass_ms(LINGER)
+    bench.mine(SHARD_0)
+    assert bench.reasons(one) == [ReasonCode.DUPLICATE]
+    (late,) = (e for e in bench.worked if isinstance(e, Submit) and "batch" in e.ticket)
+    bench.kept = ()
+    bench.machine.on_submitted(late, ReasonCode.DUPLICATE, bench.now_ms)
+    bench.perform()
+    bench.settle(1)
+    assert bench.reasons(two) == [ReasonCode.OK]
+
+
+def test_device_in_quarantine_is_told_so(tmp_path: Path) -> None:
+    parameters = Parameters(
+        checkpoint_interval=4,
+        checkpoints_per_epoch=1,
+        merge_wait_ms=1_000,
+        epoch_timeout_ms=60_000,
+        retention_rounds=3,
+        clock_drift_ms=1_000,
+        incentives=Incentives(quarantine_strikes=1, quarantine_rounds=5),
+    )
+    bench = Bench(tmp_path, parameters=parameters)
+    bad, *_ = bench.devices
+    bench.score_of = lambda work, commit: -3_000 if commit.device == bad.device else 4_000
+    bench.publish_all()
+    bench.settle(7)
+    assert bench.shard.round.number == 2
+    bench.publish(bench.update(bad))
+    assert bench.reasons(bad)[-1] is ReasonCode.QUARANTINED
 
 
 def test_commit_that_the_pool_lost_is_submitted_again(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from headwater_gateway.machine.gateway import RETRY_MS
 from headwater_protocol.chain.genesis import Parameters
-from headwater_protocol.chain.transaction import AdoptMerge, PostCheckpoint, SignCheckpoint
+from headwater_protocol.chain.transaction import AdoptEpoch, PostCheckpoint, SignCheckpoint
 from headwater_protocol.identifiers import MAIN_CHAIN
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS, shard_key
@@ -84,12 +84,12 @@ def test_merge_is_adopted_and_the_next_base_is_it(bench: Bench) -> None:
     main = bench.chains[MAIN_CHAIN].app.state.get(MAIN, MAIN_KEY)
     assert main is not None
     assert main.epoch == 1
-    assert len(bench.bodies(AdoptMerge)) == 1
+    assert len(bench.bodies(AdoptEpoch)) == 1
     assert bench.shard.round.epoch == 1
 
 
 def test_merge_that_could_not_be_delivered_is_sent_again(bench: Bench) -> None:
-    bench.loses = lambda body: isinstance(body, AdoptMerge)
+    bench.loses = lambda body: isinstance(body, AdoptEpoch)
     run_round(bench)
     bench.settle(6)
     assert bench.record().epoch == 0

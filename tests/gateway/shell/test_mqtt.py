@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiomqtt
 import pytest
@@ -134,6 +134,32 @@ def test_messages_under_way_when_the_broker_dies_go_out_on_the_next_connection(
 
     run(scenario)
     assert sorted(int(payload) for _, payload in recorder.messages) == list(range(10))
+
+
+class DeafClient:
+    """Keeps cancellation back, as a publish does that is acknowledged in the same moment."""
+
+    def __init__(self) -> None:
+        self.num_published = 0
+
+    async def publish(self, *_: object, **__: object) -> None:
+        self.num_published += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+def test_cancellation_that_a_publish_kept_back_still_ends_the_bus() -> None:
+    async def scenario() -> None:
+        bus, client = Recorder(1).bus, DeafClient()
+        bus.publish(Publish(topic="out", payload=b"", retain=False))
+        task = asyncio.create_task(bus._publish_all(client))  # type: ignore[arg-type]
+        await until(lambda: client.num_published == 1)
+        task.cancel()
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.wait({task})
+        assert task.done()
+
+    run(scenario)
 
 
 def test_queue_at_its_limit_drops_the_oldest_and_still_drains(

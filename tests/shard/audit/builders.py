@@ -16,7 +16,7 @@ from headwater_protocol.chain.round import RoundPhase
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import (
     UNAVAILABLE,
-    AdoptMerge,
+    AdoptEpoch,
     AttestMerge,
     AttestModel,
     Commit,
@@ -51,7 +51,7 @@ from headwater_shard.engine.border import Changes, Execution
 from headwater_shard.layout import DataFolder
 from headwater_shard.mainchain.records import MERGES
 from headwater_shard.round_model import compute_merged_model, compute_round_model
-from headwater_shard.shardchain.merges import merge_key
+from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.records import (
     CHECKPOINTS,
     ROUNDS,
@@ -60,6 +60,7 @@ from headwater_shard.shardchain.records import (
     checkpoint_key,
 )
 from headwater_shard.store import LedgerStore
+from tests.support.ledgers import epoch_update
 from tests.support.network import Cast, Chain, certify, key, make_cast, make_task
 
 NUM_DEVICES = 5
@@ -88,15 +89,19 @@ class Ledger(Chain):
 
     changes: list[Changes] = field(default_factory=list)
     rotations: list[Rotation] = field(default_factory=list)
+    certifiers: list[list[SecretKey]] = field(default_factory=list)
+    """Of each block."""
 
     def block(self, *transactions: bytes, after_ms: int = 10) -> Execution:
         rotation = self.rotations[-1] if self.rotations else initial_rotation(self.app.committee)
+        keys = self.committee_keys
+        self.certifiers.append(keys)
         execution = super().block(*transactions, after_ms=after_ms)
         block, _ = self.blocks[-1]
         header = replace(block.header, outcomes_root=outcomes_root(execution.outcomes))
         self.blocks[-1] = (
             replace(block, header=header),
-            certify(header, self.committee_keys),
+            certify(header, keys),
         )
         self.changes.append(
             execution.changes if self.changes else self.with_genesis(execution.changes)
@@ -123,8 +128,12 @@ class Ledger(Chain):
 
     @property
     def committee_keys(self) -> list[SecretKey]:
-        by_key = {entry.validator: entry for entry in self.cast.all_validators}
-        return [by_key[delegate.validator] for delegate in self.app.committee.delegates]
+        return [self.cast.keys[delegate.validator] for delegate in self.app.committee.delegates]
+
+    def keys_of(self, epoch: EpochNumber) -> list[SecretKey]:
+        """Who serves a shard in an epoch that it adopted."""
+        committee = get_committee(self.app.state, self.chain, epoch)
+        return [self.cast.keys[delegate.validator] for delegate in committee.delegates]
 
     def require_closed(self, number: RoundNumber, *, model: Digest) -> None:
         round_ = self.app.state.get(ROUNDS, round_key(number))
@@ -138,6 +147,17 @@ class Ledger(Chain):
             blocks=[FinalizedBlock(block=b, certificate=c) for b, c in self.blocks],
             state=self.app.state,
         )
+
+
+def post_scores(ledger: Ledger, batch: int, *scores: int) -> PostScores:
+    """Scores of a batch of the open round."""
+    return PostScores(
+        task=ledger.round.task,
+        round=ledger.round.number,
+        batch=batch,
+        scores=scores,
+        reference=blob_digest(b"reference"),
+    )
 
 
 @dataclass
@@ -179,7 +199,7 @@ class SmallNetwork:
     def train_round(self, shard: ChainId, *, model: bytes | None = None) -> None:
         """Run the open round to its end; `model` is attested in place of the right one."""
         ledger, task = self.ledgers[shard], self.cast.genesis.task
-        keys = self.cast.validators[shard]
+        keys = ledger.committee_keys
         number = ledger.round.number
         commits = self.make_commits(shard)
         ledger.accepted(
@@ -194,11 +214,11 @@ class SmallNetwork:
         ]
         ledger.accepted(
             *(
-                ledger.sign(entry, PostScores(round=number, batch=0, scores=tuple(scores[row])))
+                ledger.sign(entry, post_scores(ledger, 0, *scores[row]))
                 for row, entry in enumerate(keys)
             ),
             *(
-                ledger.sign(entry, PostScores(round=number, batch=1, scores=(7_000, 10 * row)))
+                ledger.sign(entry, post_scores(ledger, 1, 7_000, 10 * row))
                 for row, entry in enumerate(keys)
             ),
         )
@@ -246,7 +266,7 @@ class SmallNetwork:
                         ),
                     ),
                 )
-                for entry in self.cast.validators[shard][:3]
+                for entry in ledger.keys_of(signed.checkpoint.epoch)[:3]
             )
         )
         signed = ledger.app.state.get(CHECKPOINTS, checkpoint_key(record.checkpoints))
@@ -269,18 +289,9 @@ class SmallNetwork:
             )
         )
 
-    def adoption(self, epoch: int) -> AdoptMerge:
-        """A proven merge, as the main chain has it now."""
-        main = self.main
-        merge_ = main.app.state.get(MERGES, merge_key(EpochNumber(epoch)))
-        assert merge_ is not None
-        block, certificate = main.blocks[-1]
-        return AdoptMerge(
-            merge=merge_,
-            proof=main.app.query("merges", merge_key(EpochNumber(epoch))).proof,
-            header=block.header,
-            certificate=certificate,
-        )
+    def adoption(self, epoch: int) -> AdoptEpoch:
+        """An epoch, as the block proves it that began it."""
+        return AdoptEpoch(update=epoch_update(self.main, epoch))
 
     def adopt(self, shard: ChainId, epoch: int) -> None:
         ledger = self.ledgers[shard]

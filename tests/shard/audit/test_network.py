@@ -111,7 +111,7 @@ def resigned(ledger: Ledger, height: int, header: BlockHeader) -> MemoryLedger:
             block = replace(block, last_certificate=certificate)
         blocks[index] = FinalizedBlock(
             block=replace(block, header=header),
-            certificate=certify(header, ledger.committee_keys),
+            certificate=certify(header, ledger.certifiers[index]),
         )
     return replace(ledger.memory(), blocks=blocks)
 
@@ -184,7 +184,7 @@ def test_a_block_signed_by_fewer_than_a_quorum_is_refused(trained: SmallNetwork)
         ledger.memory(),
         5,
         replace(block, header=header, transactions=()),
-        certify(header, ledger.committee_keys[:2]),
+        certify(header, ledger.certifiers[4][:2]),
     )
     failure = fails(trained, {FIRST: forged})
     assert (failure.chain, failure.height) == (FIRST, 5)
@@ -209,19 +209,19 @@ def test_the_certificate_that_a_block_carries_may_be_another_than_the_stored_one
 ) -> None:
     ledger = trained.ledgers[FIRST]
     block, _ = ledger.blocks[2]
-    other = certify(block.header, ledger.committee_keys[:3], view=1)
+    other = certify(block.header, ledger.certifiers[2][:3], view=1)
     assert run_audit(trained, {FIRST: with_block(ledger.memory(), 3, block, other)})
 
 
 def test_the_certificate_that_a_block_carries_is_verified(trained: SmallNetwork) -> None:
     ledger = trained.ledgers[FIRST]
     block, _ = ledger.blocks[3]
-    weak = certify(ledger.blocks[2][0].header, ledger.committee_keys[:2])
+    weak = certify(ledger.blocks[2][0].header, ledger.certifiers[2][:2])
     header = replace(block.header, last_certificate=certificate_digest(weak))
     forged = replace(block, header=header, last_certificate=weak)
     failure = fails(
         trained,
-        {FIRST: with_block(ledger.memory(), 4, forged, certify(header, ledger.committee_keys))},
+        {FIRST: with_block(ledger.memory(), 4, forged, certify(header, ledger.certifiers[3]))},
     )
     assert (failure.chain, failure.height) == (FIRST, 4)
     assert "power 200 of 400" in failure.problem
@@ -370,7 +370,7 @@ def test_a_main_chain_without_an_adopted_merge_is_refused(trained: SmallNetwork)
     height = len(trained.main.blocks) - 1
     ledgers = {**trained.memory(), MAIN_CHAIN: truncated(trained, MAIN_CHAIN, height)}
     failure = fails(trained, ledgers)
-    assert (failure.chain, failure.item) == (FIRST, "merge 2")
+    assert (failure.chain, failure.item) == (FIRST, "epoch 2")
     assert f"block {height + 1} of the main chain" in failure.problem
 
 
@@ -411,12 +411,12 @@ def test_a_merge_proven_by_a_fork_of_the_main_chain_is_refused() -> None:
     main = network.main
     block, certificate = main.blocks[-1]
     header = replace(block.header, time_ms=TimeMs(block.header.time_ms + 1))
-    main.blocks[-1] = (replace(block, header=header), certify(header, main.committee_keys))
+    main.blocks[-1] = (replace(block, header=header), certify(header, main.certifiers[-1]))
     network.adopt(FIRST, 1)
     main.blocks[-1] = (block, certificate)
     failure = fails(network)
     assert (failure.chain, failure.height) == (FIRST, len(network.ledgers[FIRST].blocks))
-    assert failure.item == "merge 1"
+    assert failure.item == "epoch 1"
     assert "another block" in failure.problem
 
 

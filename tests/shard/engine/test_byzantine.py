@@ -2,12 +2,12 @@
 
 import pytest
 
+from headwater_protocol.chain.evidence import Equivocation, verify_equivocation
+from headwater_protocol.chain.statement import SignedClaim, SignedVote
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.errors import BadProof, BadSignature
 from headwater_protocol.identifiers import Network
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.engine.bft.evidence import Equivocation, verify_equivocation
-from headwater_shard.engine.bft.messages import SignedClaim, SignedVote
 from tests.support.engine_support import (
     NETWORK,
     Babbler,

@@ -17,6 +17,7 @@ from headwater_protocol.chain.block import (
     transactions_root,
 )
 from headwater_protocol.chain.committee import committee_digest
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import ChainId, Digest, Height, Network, TimeMs
@@ -31,7 +32,6 @@ from headwater_shard.engine.bft.messages import (
     BlockResponse,
     PrevoteCertificate,
     Proposal,
-    SignedVote,
 )
 from headwater_shard.engine.bft.signer import Step
 from headwater_shard.engine.bft.timeouts import Timeouts

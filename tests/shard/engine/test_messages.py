@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.encoding.record import decode_record, encode_record
 from headwater_protocol.errors import BadEncoding, InvalidMessage, TooLarge
 from headwater_protocol.identifiers import Height, View
@@ -14,7 +15,6 @@ from headwater_shard.engine.bft.messages import (
     BlockResponse,
     Message,
     Proposal,
-    SignedVote,
     decode_message,
     encode_message,
 )

@@ -13,6 +13,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_digest,
     checkpoint_message,
 )
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
@@ -20,7 +21,6 @@ from headwater_protocol.identifiers import MAX_UNSIGNED
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import tables_of
 from headwater_shard.mainchain.records import ATTESTATIONS, MERGES, SHARDS, ShardEntry, shard_key
-from headwater_shard.shardchain.merges import merge_key
 from headwater_shard.state.state import load_state
 from tests.support.ledgers import attest_merge, delegates, execute, main_of, next_context, reasons
 from tests.support.network import Chain, key, make_cast
@@ -44,6 +44,7 @@ class Shards:
             shard=shard,
             number=number,
             epoch=epoch,
+            merged=epoch,
             round=number,
             height=number * 5,
             state_root=bytes(32),
@@ -74,7 +75,7 @@ def shards() -> Shards:
 
 
 def merge_of(main: Chain, epoch: int) -> Merge | None:
-    return main.app.state.get(MERGES, merge_key(epoch))
+    return main.app.state.get(MERGES, epoch_key(epoch))
 
 
 def entry_of(main: Chain, shard: str) -> ShardEntry:

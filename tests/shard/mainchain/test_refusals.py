@@ -218,18 +218,19 @@ def test_nothing_follows_a_final_checkpoint():
     assert refusal(main, data) is ReasonCode.OUT_OF_BOUNDS
 
 
-def test_a_shard_cannot_go_back_to_an_epoch_that_it_left(settled):
+def test_a_shard_cannot_go_back_to_a_merge_that_it_left(settled):
     _main, _, _ = settled
     fresh = Chain(CAST, "main")
     rows: list[SignedCheckpoint] = []
-    for epoch in (0, 1, 0):
+    for merged in (0, 1, 0):
         last = rows[-1].checkpoint if rows else None
         rows.append(
             resign(
                 Checkpoint(
                     shard="shard-0",
                     number=len(rows) + 1,
-                    epoch=epoch,
+                    epoch=0,
+                    merged=merged,
                     round=len(rows) + 1,
                     height=len(rows) + 1,
                     state_root=bytes(32),
@@ -248,7 +249,7 @@ def test_a_shard_cannot_go_back_to_an_epoch_that_it_left(settled):
     assert refusal(fresh, back) is ReasonCode.WRONG_EPOCH
     entry = fresh.app.state.get(SHARDS, shard_key("shard-0"))
     assert entry is not None
-    assert (entry.number, entry.epoch) == (2, 1)
+    assert (entry.number, entry.merged) == (2, 1)
 
 
 # Attestations of a merge

@@ -10,8 +10,8 @@ from headwater_protocol.chain.transaction import AttestMerge, AttestModel, Trans
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import tables_of
-from headwater_shard.mainchain.ledger import compute_supply
-from headwater_shard.mainchain.records import ACCOUNTS, CANDIDATES, TASKS
+from headwater_shard.mainchain.records import ACCOUNTS, CANDIDATES, POTS
+from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.state.state import load_state
 from tests.support.network import Chain, key, make_cast
 
@@ -39,9 +39,8 @@ def expected_supply() -> int:
 def test_the_genesis_supply_is_balances_and_bonds_with_the_budget_in_escrow():
     state = Chain(CAST, "main").app.state
     assert compute_supply(state) == expected_supply()
-    (escrow,) = [entry.escrow for _, entry in state.items(TASKS)]
-    assert escrow == CAST.genesis.task_budget
-    assert sum(entry.stake for _, entry in state.items(CANDIDATES)) == 400
+    assert sum(pot.units for _, pot in state.items(POTS)) == CAST.genesis.task_budget
+    assert sum(entry.bonded for _, entry in state.items(CANDIDATES)) == 400
     sponsor = state.get(ACCOUNTS, CAST.sponsor.account)
     assert sponsor is not None
     assert sponsor.balance == 1_000

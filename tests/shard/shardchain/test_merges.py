@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.transaction import CommitUpdates
@@ -13,6 +14,7 @@ from headwater_protocol.model.fixed_point import FixedPointModel, decode_model, 
 from headwater_protocol.model.payload import encode_payload
 from headwater_protocol.model.quantized_delta import QuantizedDelta, int32_delta
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.mainchain.records import MERGES
 from headwater_shard.round_model import compute_merged_model, compute_round_model
 from headwater_shard.shardchain.records import BATCHES, ROUNDS, batch_key
 from tests.support.ledgers import (
@@ -90,7 +92,7 @@ class Network:
         open_round(chain)
         commits = []
         for index, device in enumerate(FLEET):
-            payload = encode_payload(step(index + chain.round.number))
+            payload = encode_payload(step(index + 10 * chain.round.number))
             self.put(payload)
             commits.append(chain.commit(device, payload))
         body = CommitUpdates(round=chain.round.number, commits=tuple(commits))
@@ -123,7 +125,8 @@ class Network:
 
     def merge(self) -> bytes:
         """Complete the open merge with the model that everybody computes."""
-        merge = adopt_body(self.main, self.epoch + 1).merge
+        merge = self.main.app.state.get(MERGES, epoch_key(self.epoch + 1))
+        assert merge is not None
         model = self.put(
             compute_merged_model(
                 self.main.cast.genesis.task, merge.inputs, fetch=self.blobs.__getitem__
@@ -176,7 +179,7 @@ def test_a_merge_in_time_is_the_next_base_itself():
         chain.block()
         assert (chain.round.number, chain.round.base, chain.round.epoch) == (3, model, 1)
         shard = shard_of(chain)
-        assert (shard.epoch, shard.reference, shard.correction) == (1, model, None)
+        assert (shard.merged, shard.reference, shard.correction) == (1, model, None)
         assert shard.checkpoints_in_epoch == 0
 
 
@@ -203,7 +206,7 @@ def test_a_late_merge_moves_the_open_rounds_model_by_the_difference():
     assert chain.round.correction.merged == merged
     model = network.compute(chain)
     attest(chain, model)
-    mean = np.rint(np.mean([int32_delta(step(index + 4)) for index in range(3)], axis=0)).astype(
+    mean = np.rint(np.mean([int32_delta(step(index + 40)) for index in range(3)], axis=0)).astype(
         int
     )
     expected = [
@@ -218,8 +221,10 @@ def test_a_late_merge_moves_the_open_rounds_model_by_the_difference():
     ]
     assert network.values(model) == expected
     shard = shard_of(chain)
-    assert (shard.model, shard.epoch, shard.reference, shard.correction) == (model, 1, merged, None)
-    assert emit_checkpoint(chain).checkpoint.epoch == 1
+    assert (shard.model, shard.reference, shard.correction) == (model, merged, None)
+    assert (shard.epoch, shard.merged) == (0, 1)
+    checkpoint = emit_checkpoint(chain).checkpoint
+    assert (checkpoint.epoch, checkpoint.merged) == (0, 1)
 
 
 def test_a_merge_that_comes_while_a_round_attests_waits_for_the_next_one():
@@ -232,11 +237,11 @@ def test_a_merge_that_comes_while_a_round_attests_waits_for_the_next_one():
     network.adopt(chain)
     assert chain.round.correction is None
     attest(chain, network.compute(chain))
-    assert shard_of(chain).epoch == 0
+    assert shard_of(chain).merged == 0
     network.collect_and_score(chain)
     assert chain.round.correction.merged == merged
     attest(chain, network.compute(chain))
-    assert shard_of(chain).epoch == 1
+    assert shard_of(chain).merged == 1
 
 
 def test_a_merge_moves_a_round_that_accepted_too_few():
@@ -269,7 +274,7 @@ def test_a_merge_moves_a_round_that_accepted_too_few():
     ]
     four = closed(chain, 4)
     assert (four.model, four.paid, four.num_examples) == (model, 0, 0)
-    assert shard_of(chain).epoch == 1
+    assert shard_of(chain).merged == 1
     assert emit_checkpoint(chain).checkpoint.num_examples == before == 30
 
 
@@ -284,12 +289,12 @@ def test_a_correction_without_a_quorum_is_tried_again_in_the_next_round():
     assert chain.round.correction is not None
     chain.block(after_ms=1_000)
     assert (closed(chain, 4).model, closed(chain, 4).correction) == (closed(chain, 4).base, None)
-    assert shard_of(chain).epoch == 0
+    assert shard_of(chain).merged == 0
     emit_checkpoint(chain)
     network.collect_and_score(chain)
     assert chain.round.correction.merged == merged
     attest(chain, network.compute(chain))
-    assert shard_of(chain).epoch == 1
+    assert shard_of(chain).merged == 1
 
 
 def test_a_merge_is_refused_while_the_one_before_waits_to_be_applied():
@@ -309,6 +314,7 @@ def test_a_merge_is_refused_while_the_one_before_waits_to_be_applied():
     late = chain.sign(SENDER, adopt_body(network.main))
     assert refusal(chain, late) is ReasonCode.WRONG_PHASE
     network.play(chain)
+    emit_checkpoint(chain)
     execute(chain, chain.sign(SENDER, adopt_body(network.main)))
     assert shard_of(chain).correction.epoch == 2
 
@@ -328,14 +334,14 @@ def test_a_shard_whose_model_was_left_out_moves_from_the_last_merge():
     network.collect_and_score(chain)
     moved = network.compute(chain)
     attest(chain, moved)
-    mean = np.rint(np.mean([int32_delta(step(index + 2)) for index in range(3)], axis=0))
+    mean = np.rint(np.mean([int32_delta(step(index + 20)) for index in range(3)], axis=0))
     assert network.values(moved) == [
         base + int(move) + new
         for base, move, new in zip(network.values(local), mean, network.values(model), strict=True)
     ]
 
 
-def test_the_proof_of_any_later_block_will_do():
+def test_an_epoch_is_adopted_however_many_blocks_later():
     network = settled_network()
     model = network.merge()
     for _ in range(3):

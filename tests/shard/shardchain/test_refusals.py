@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from headwater_protocol.chain.checkpoint import CheckpointSignature
+from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.committee import make_committee
 from headwater_protocol.chain.round import is_in_cohort
 from headwater_protocol.chain.transaction import (
+    AdoptEpoch,
     AttestModel,
     CommitUpdates,
     EnrolDevice,
@@ -25,6 +27,8 @@ from tests.support.ledgers import (
     commit_body,
     delegates,
     emit_checkpoint,
+    epoch_of,
+    epoch_update,
     execute,
     open_round,
     play_round,
@@ -36,6 +40,7 @@ from tests.support.ledgers import (
 )
 from tests.support.network import Chain, certify, key, make_cast, make_task
 
+NEWCOMER = compute_draw_weight(Standing(weight=1, mark=0), 0)
 DEVICES = sorted((key(f"d{index}") for index in range(6)), key=lambda entry: entry.device)
 STRANGER = key("stranger")
 OTHER_DELEGATE = key("shard-1/0")
@@ -116,7 +121,7 @@ def collecting() -> Chain:
 
 
 def cohort(chain: Chain):
-    return [entry for entry in DEVICES if is_in_cohort(chain.round, entry.device, 1)]
+    return [entry for entry in DEVICES if is_in_cohort(chain.round, entry.device, NEWCOMER)]
 
 
 def outside(chain: Chain):
@@ -254,7 +259,13 @@ def scoring() -> Chain:
 
 
 def scores(chain: Chain, **changes: object) -> PostScores:
-    body = PostScores(round=chain.round.number, batch=0, scores=(1,) * 6)
+    body = PostScores(
+        task=chain.round.task,
+        round=chain.round.number,
+        batch=0,
+        scores=(1,) * 6,
+        reference=blob_digest(b"reference"),
+    )
     return replace(body, **changes)
 
 
@@ -263,6 +274,7 @@ SCORES = {
     "a device": (DEVICES[0], {}, ReasonCode.NOT_PERMITTED),
     "a delegate of another shard": (OTHER_DELEGATE, {}, ReasonCode.NOT_PERMITTED),
     "another round": (None, {"round": 2}, ReasonCode.STALE_ROUND),
+    "another task": (None, {"task": "another"}, ReasonCode.UNKNOWN_TASK),
     "no such batch": (None, {"batch": 1}, ReasonCode.OUT_OF_BOUNDS),
     "too few scores": (None, {"scores": (1,) * 5}, ReasonCode.OUT_OF_BOUNDS),
     "too many scores": (None, {"scores": (1,) * 7}, ReasonCode.OUT_OF_BOUNDS),
@@ -297,7 +309,7 @@ def test_each_phase_refuses_what_another_takes():
     assert refusal(chain, chain.sign(gateway, model)) is ReasonCode.WRONG_PHASE
     score(chain, [1] * 5)
     assert chain.round.phase == "attest"
-    late_scores = PostScores(round=1, batch=0, scores=(1,) * 5)
+    late_scores = replace(scores(chain), scores=(1,) * 5)
     assert refusal(chain, chain.sign(gateway, late_scores)) is ReasonCode.WRONG_PHASE
     assert refusal(chain, chain.sign(gateway, late_commits)) is ReasonCode.WRONG_PHASE
     attest(chain, model.model)
@@ -438,14 +450,19 @@ def merged() -> tuple[Chain, Chain]:
 
 
 def adoption(main: Chain, **changes: object):
-    return replace(adopt_body(main, 1), **changes)
+    return AdoptEpoch(update=replace(epoch_update(main, 1), **changes))
+
+
+def amended(main: Chain, **changes: object):
+    """The adoption of a record with another merge."""
+    epoch = epoch_of(main, 1)
+    return adoption(main, epoch=replace(epoch, merge=replace(epoch.merge, **changes)))
 
 
 def resealed(main: Chain, signers=None, **changes: object):
     """The adoption under a header that was changed and certified anew."""
-    body = adopt_body(main, 1)
-    header = replace(body.header, **changes)
-    return replace(body, header=header, certificate=certify(header, signers or delegates(main)))
+    header = replace(epoch_update(main, 1).header, **changes)
+    return adoption(main, header=header, certificate=certify(header, signers or delegates(main)))
 
 
 def other_proof(main: Chain):
@@ -454,18 +471,16 @@ def other_proof(main: Chain):
 
 ADOPTIONS = {
     "another model": (
-        lambda m: adoption(m, merge=replace(adopt_body(m, 1).merge, model=bytes(32))),
+        lambda m: amended(m, model=bytes(32)),
         ReasonCode.BAD_PROOF,
     ),
     "another input": (
-        lambda m: adoption(
-            m, merge=replace(adopt_body(m, 1).merge, inputs=adopt_body(m, 1).merge.inputs[:1])
-        ),
+        lambda m: amended(m, inputs=epoch_of(m, 1).merge.inputs[:1]),
         ReasonCode.BAD_PROOF,
     ),
     "another epoch": (
-        lambda m: adoption(m, merge=replace(adopt_body(m, 1).merge, epoch=9)),
-        ReasonCode.BAD_PROOF,
+        lambda m: adoption(m, epoch=replace(epoch_of(m, 1), epoch=9)),
+        ReasonCode.WRONG_EPOCH,
     ),
     "a proof of something else": (
         lambda m: adoption(m, proof=other_proof(m)),
@@ -475,8 +490,8 @@ ADOPTIONS = {
         lambda m: adoption(
             m,
             proof=replace(
-                adopt_body(m, 1).proof,
-                map_proof=replace(adopt_body(m, 1).proof.map_proof, siblings=()),
+                epoch_update(m, 1).proof,
+                map_proof=replace(epoch_update(m, 1).proof.map_proof, siblings=()),
             ),
         ),
         ReasonCode.BAD_PROOF,
@@ -486,7 +501,7 @@ ADOPTIONS = {
         ReasonCode.BAD_PROOF,
     ),
     "a header that nobody certified": (
-        lambda m: adoption(m, header=replace(adopt_body(m, 1).header, state_root=bytes(32))),
+        lambda m: adoption(m, header=replace(epoch_update(m, 1).header, state_root=bytes(32))),
         ReasonCode.BAD_ENCODING,
     ),
     "a certificate of too few": (
@@ -503,13 +518,13 @@ ADOPTIONS = {
             signers=[STRANGER],
             committee=make_own_committee(),
         ),
-        ReasonCode.OUT_OF_BOUNDS,
+        ReasonCode.WRONG_EPOCH,
     ),
     "a forged certificate": (
         lambda m: adoption(
             m,
             certificate=replace(
-                adopt_body(m, 1).certificate, view=adopt_body(m, 1).certificate.view + 1
+                epoch_update(m, 1).certificate, view=epoch_update(m, 1).certificate.view + 1
             ),
         ),
         ReasonCode.BAD_SIGNATURE,
@@ -519,7 +534,6 @@ ADOPTIONS = {
         ReasonCode.WRONG_NETWORK,
     ),
     "another chain": (lambda m: resealed(m, chain="shard-1"), ReasonCode.WRONG_CHAIN),
-    "not attested": (lambda m: adopt_body(m, 2), ReasonCode.WRONG_PHASE),
 }
 
 
@@ -542,5 +556,5 @@ def test_a_merge_is_adopted_once(merged):
     execute(chain, chain.sign(STRANGER, body))
     assert refusal(chain, chain.sign(STRANGER, body)) is ReasonCode.DUPLICATE
     assert shard_of(chain).epoch == 1
-    older = replace(body, merge=replace(body.merge, epoch=0))
+    older = adoption(main, epoch=replace(epoch_of(main, 1), epoch=0))
     assert refusal(chain, chain.sign(STRANGER, older)) is ReasonCode.DUPLICATE

@@ -16,7 +16,7 @@ def play(scores, *, examples=(10, 10, 10, 10), stakes=(), **task: object) -> Cha
     chain = Chain(make_cast(task=make_task(**task), stakes=stakes), "shard-0")
     open_round(chain, FLEET)
     commits = tuple(
-        chain.commit(device, b"p", num_examples=count)
+        chain.commit(device, num_examples=count)
         for device, count in zip(FLEET, examples, strict=True)
     )
     execute(chain, chain.sign(delegates(chain)[0], CommitUpdates(round=1, commits=commits)))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from headwater_protocol.chain.checkpoint import checkpoint_digest
+from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.round import TOP_RANK, Round, is_in_cohort
 from headwater_protocol.chain.transaction import UNAVAILABLE, CommitUpdates
@@ -42,6 +43,7 @@ from tests.support.ledgers import (
 )
 from tests.support.network import GENESIS_MS, Chain, key, make_cast, make_task
 
+NEWCOMER = compute_draw_weight(Standing(weight=1, mark=0), 0)
 FLEET = sorted((key(f"d{index}") for index in range(4)), key=lambda entry: entry.device)
 
 
@@ -100,7 +102,7 @@ def test_a_round_announces_its_base_its_deadline_and_a_fresh_seed():
 
 def test_the_cohort_is_as_large_as_the_task_says():
     chain = make_chain(cohort_size=3)
-    drawn = [entry for entry in FLEET if is_in_cohort(chain.round, entry.device, 1)]
+    drawn = [entry for entry in FLEET if is_in_cohort(chain.round, entry.device, NEWCOMER)]
     assert len(drawn) == chain.round.cohort_size == 3
 
 
@@ -297,7 +299,7 @@ def test_examples_of_a_round_are_capped_by_the_task():
     body = CommitUpdates(
         round=1,
         commits=tuple(
-            chain.commit(device, b"p", num_examples=count)
+            chain.commit(device, num_examples=count)
             for device, count in zip(FLEET, (10, 30, 31, 1_000), strict=True)
         ),
     )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from headwater_protocol.chain.block import Block, Certificate
+from headwater_protocol.chain.evidence import Equivocation
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.identifiers import Height, ValidatorId
-from headwater_shard.engine.bft.evidence import Equivocation
 from headwater_shard.engine.bft.leader import Rotation
 from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.signer import SignedState

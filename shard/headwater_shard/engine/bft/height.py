@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from headwater_protocol.chain.block import Block, VoteKind, header_digest
+from headwater_protocol.chain.statement import NO_VIEW, SignedClaim
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import Digest, ValidatorId
 from headwater_shard.engine.bft.leader import Leaders, Rotation
-from headwater_shard.engine.bft.messages import NO_VIEW, Proposal, SignedClaim
+from headwater_shard.engine.bft.messages import Proposal
 from headwater_shard.engine.bft.signer import NO_LOCK, Lock, SavedState, Step
 from headwater_shard.engine.bft.validation import Place
 from headwater_shard.engine.bft.votes import MAX_PAST_VIEWS, Electorate, VoteBook

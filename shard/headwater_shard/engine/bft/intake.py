@@ -8,13 +8,14 @@ from collections import deque
 from typing import Final
 
 from headwater_protocol.chain.block import Block, Certificate, VoteKind, header_digest, vote_message
+from headwater_protocol.chain.evidence import Equivocation
+from headwater_protocol.chain.statement import SignedClaim, SignedVote, Statement, proposal_message
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import BadEncoding, BadSignature, OutOfBounds
 from headwater_protocol.identifiers import ChainId, Digest, Height, ValidatorId
 from headwater_shard.engine.bft.catch_up import CatchUp
 from headwater_shard.engine.bft.effects import Effect, Evidence, Send
 from headwater_shard.engine.bft.errors import NotPermitted, QueueFull, WrongChain
-from headwater_shard.engine.bft.evidence import MAX_EVIDENCE, Equivocation, Statement
 from headwater_shard.engine.bft.height import MAX_VIEW_JUMP, HeightState
 from headwater_shard.engine.bft.history import RecentBlocks
 from headwater_shard.engine.bft.messages import (
@@ -22,15 +23,15 @@ from headwater_shard.engine.bft.messages import (
     BlockResponse,
     Message,
     Proposal,
-    SignedClaim,
-    SignedVote,
     claim_of,
-    proposal_message,
 )
 from headwater_shard.engine.bft.parent import ParentVerifier, ParentVotes
 from headwater_shard.engine.bft.signer import Signer
 from headwater_shard.engine.bft.validation import verify_body, verify_final, verify_prevotes
 from headwater_shard.engine.bft.votes import MAX_FUTURE_VIEWS, MAX_PAST_VIEWS
+
+MAX_EVIDENCE: Final = 256
+"""Equivocations that one machine remembers; later ones are counted only."""
 
 MAX_FUTURE_VOTES: Final = 4
 """Votes for the next height that are kept of each delegate."""

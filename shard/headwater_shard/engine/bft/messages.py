@@ -6,24 +6,21 @@ relays it gains one block for the named requester, at most once in a resend inte
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, NewType, cast
+from typing import Annotated, ClassVar, Final, cast
 
 from headwater_protocol.chain.block import (
     MAX_BLOCK_BYTES,
     Block,
     Certificate,
-    Vote,
     VoteSignature,
 )
 from headwater_protocol.chain.committee import MAX_DELEGATES
-from headwater_protocol.crypto.hashing import Domain
-from headwater_protocol.crypto.signing import signing_bytes
-from headwater_protocol.encoding.record import Count, Range, decode_any_record, encode_record
+from headwater_protocol.chain.statement import NO_VIEW, LockView, ProposalClaim, SignedVote
+from headwater_protocol.encoding.record import Count, decode_any_record, encode_record
 from headwater_protocol.identifiers import (
     ChainId,
     Digest,
     Height,
-    Network,
     Signature,
     ValidatorId,
     View,
@@ -31,12 +28,6 @@ from headwater_protocol.identifiers import (
 
 MAX_MESSAGE_BYTES: Final = MAX_BLOCK_BYTES + 64 * 1024
 """A block with the signatures of `MAX_DELEGATES` beside it."""
-
-NO_VIEW: Final = -1
-"""In the place of a view: no block was locked, or justified, yet."""
-
-LockView = NewType("LockView", Annotated[int, Range(NO_VIEW, 2**31 - 1)])
-"""A view, or `NO_VIEW`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,32 +38,6 @@ class PrevoteCertificate:
     block: Digest
     signatures: Annotated[tuple[VoteSignature, ...], Count(1, MAX_DELEGATES)]
     """In order of the validators' keys."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProposalClaim:
-    """What a leader signs about its proposal."""
-
-    KIND: ClassVar[str] = "proposal-claim/1"
-
-    chain: ChainId
-    height: Height
-    view: View
-    block: Digest
-    """The header's digest."""
-    valid_view: LockView
-    """The view of the prevotes that justify the block; `NO_VIEW` where it is new."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedClaim:
-    """A proposal without its block: enough to convict a leader of proposing twice."""
-
-    KIND: ClassVar[str] = "signed-claim/1"
-
-    validator: ValidatorId
-    claim: ProposalClaim
-    signature: Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +53,6 @@ class Proposal:
     """Why a block of an earlier view may be proposed again; None for a new block."""
     signature: Signature
     """The leader's, over the `ProposalClaim`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedVote:
-    """A vote with the name and signature of its validator."""
-
-    KIND: ClassVar[str] = "signed-vote/1"
-
-    validator: ValidatorId
-    vote: Vote
-    signature: Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +97,6 @@ def decode_message(data: bytes) -> Message:
     """
     kinds: tuple[type[object], ...] = (Proposal, SignedVote, BlockRequest, BlockResponse)
     return cast(Message, decode_any_record(kinds, data, max_bytes=MAX_MESSAGE_BYTES))
-
-
-def proposal_message(network: Network, claim: ProposalClaim) -> bytes:
-    """The bytes that a leader signs for `claim`."""
-    return signing_bytes(Domain.PROPOSAL, network, encode_record(claim))
 
 
 def claim_of(proposal: Proposal, block: Digest) -> ProposalClaim:

@@ -11,10 +11,10 @@ from headwater_protocol.chain.block import (
     VoteSignature,
     vote_message,
 )
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import BadSignature
 from headwater_protocol.identifiers import Network, Signature, TimeMs, ValidatorId
-from headwater_shard.engine.bft.messages import SignedVote
 from headwater_shard.engine.bft.votes import Electorate
 
 

@@ -11,18 +11,18 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.block import Block, Vote, VoteKind, vote_message
-from headwater_protocol.crypto.signing import SecretKey
-from headwater_protocol.encoding.record import Count
-from headwater_protocol.identifiers import ChainId, Digest, Height, Network, ValidatorId, View
-from headwater_shard.engine.bft.messages import (
+from headwater_protocol.chain.statement import (
     NO_VIEW,
     LockView,
-    PrevoteCertificate,
     ProposalClaim,
     SignedClaim,
     SignedVote,
     proposal_message,
 )
+from headwater_protocol.crypto.signing import SecretKey
+from headwater_protocol.encoding.record import Count
+from headwater_protocol.identifiers import ChainId, Digest, Height, Network, ValidatorId, View
+from headwater_shard.engine.bft.messages import PrevoteCertificate
 
 MAX_OWN_VOTES: Final = 8
 """Own votes of a height that are kept to help others out of their views: those of four views."""

@@ -3,16 +3,11 @@
 from collections import deque
 
 from headwater_protocol.chain.block import Block, Vote, VoteKind, header_digest
+from headwater_protocol.chain.statement import NO_VIEW, LockView, ProposalClaim
 from headwater_protocol.identifiers import Digest, View
 from headwater_shard.engine.bft.effects import Broadcast, Effect, Persist
 from headwater_shard.engine.bft.height import HeightState
-from headwater_shard.engine.bft.messages import (
-    NO_VIEW,
-    LockView,
-    PrevoteCertificate,
-    Proposal,
-    ProposalClaim,
-)
+from headwater_shard.engine.bft.messages import PrevoteCertificate, Proposal
 from headwater_shard.engine.bft.signer import Signer
 
 

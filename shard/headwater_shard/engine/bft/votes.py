@@ -10,8 +10,9 @@ from typing import Final
 
 from headwater_protocol.chain.block import Certificate, VoteKind, VoteSignature
 from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.identifiers import ChainId, Digest, Height, ValidatorId, View
-from headwater_shard.engine.bft.messages import PrevoteCertificate, SignedVote
+from headwater_shard.engine.bft.messages import PrevoteCertificate
 
 MAX_PAST_VIEWS: Final = 8
 """Views before the current one whose votes and proposals are kept."""

@@ -1,0 +1,1 @@
+"""Justice: evidence, penalties, jail, and the count of missed blocks."""

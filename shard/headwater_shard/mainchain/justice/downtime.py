@@ -1,0 +1,73 @@
+"""Downtime: delegates whose signatures are missing from too many certificates.
+
+Every block carries the certificate of the one before, with all precommits that its leader knew:
+a block stands with the first quorum, and a precommit that comes later joins the certificate that
+the next leader writes. So an honest delegate is missing where it was down or cut off, where its
+vote took longer than a block, and where a Byzantine leader left it out, which holds for less than
+a third of the blocks. `Parameters.max_missed_blocks` leaves room for all of that.
+
+The main chain alone is counted: every elected delegate serves it, whatever its shard.
+"""
+
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.epoch import epoch_key
+from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.justice import Offence
+from headwater_protocol.identifiers import MAIN_CHAIN, EpochNumber, Height, ValidatorId
+from headwater_shard.engine.border import BlockContext
+from headwater_shard.mainchain.justice.penalty import punish
+from headwater_shard.mainchain.justice.records import LIVENESS, Charge, Liveness
+from headwater_shard.mainchain.records import CANDIDATES, EPOCHS, MAIN, MAIN_KEY, MainChain
+from headwater_shard.state.draft import Draft
+
+
+def count_downtime(draft: Draft, parameters: Parameters, context: BlockContext) -> None:
+    """Count who is missing from the last certificate; jail who missed more than is allowed.
+
+    To be called before the block can change the epoch.
+    """
+    if context.last_certificate is None:
+        return
+    signed_height = Height(context.height - 1)
+    certifiers = _certifiers(draft, draft.get_existing(MAIN, MAIN_KEY), signed_height)
+    signers = {entry.validator for entry in context.last_certificate.signatures}
+    window = signed_height // parameters.downtime_window_blocks
+    for delegate in certifiers.delegates:
+        if delegate.validator not in signers:
+            _miss(draft, parameters, delegate.validator, window=window, height=context.height)
+
+
+def _certifiers(draft: Draft, main: MainChain, height: Height) -> Committee:
+    """Who certified the block of `height`, the last one before this."""
+    current = draft.get_existing(EPOCHS, epoch_key(main.epoch))
+    if main.epoch == 0 or height > current.start_height:
+        return current.committee
+    return draft.get_existing(EPOCHS, epoch_key(EpochNumber(main.epoch - 1))).committee
+
+
+def _miss(
+    draft: Draft, parameters: Parameters, validator: ValidatorId, *, window: int, height: Height
+) -> None:
+    candidate = draft.get(CANDIDATES, validator)
+    if candidate is None or candidate.jailed_until > 0 or candidate.is_tombstoned:
+        return
+    known = draft.get(LIVENESS, validator)
+    missed = 1 if known is None or known.window != window else known.missed + 1
+    if missed <= parameters.max_missed_blocks:
+        draft.put(LIVENESS, validator, Liveness(window=window, missed=missed))
+        return
+    draft.delete(LIVENESS, validator)
+    punish(
+        draft,
+        parameters,
+        Charge(
+            validator=validator,
+            offence=Offence.DOWNTIME,
+            chain=MAIN_CHAIN,
+            place=height - 1,
+            part=0,
+        ),
+        infraction_height=Height(height - 1),
+        height=height,
+        reporter=None,
+    )

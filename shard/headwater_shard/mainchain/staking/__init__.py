@@ -1,0 +1,1 @@
+"""Delegated stake: pools behind candidates, unbonding, slashing, and the election of delegates."""

@@ -1,0 +1,106 @@
+"""Slashing: a fault costs all stake that stood behind it the same share.
+
+That is what is bonded, what has left since the fault and still waits, and what has moved to other
+candidates since. Evidence must be younger than the unbonding period; then everything that left
+after the fault is still within reach.
+
+A penalty walks all unbondings and redelegations of the chain once. Faults are rare and those lists
+hold only what moved within a period, while an index by candidate would cost every delegator.
+"""
+
+from dataclasses import replace
+
+from headwater_protocol.identifiers import AccountId, Height, Units, ValidatorId
+from headwater_shard.mainchain.records import (
+    CANDIDATES,
+    REDELEGATIONS,
+    UNBONDINGS,
+    Unbonding,
+    UnbondingEntry,
+    stake_key,
+)
+from headwater_shard.mainchain.staking.pool import seize_stake
+from headwater_shard.state.draft import Draft
+
+ACCOUNT_BYTES = 32
+
+
+def slash_pool(
+    draft: Draft, validator: ValidatorId, thousandths: int, infraction_height: Height
+) -> int:
+    """Take a share of all stake that stood behind `validator` at a fault.
+
+    Args:
+        draft: Changed.
+        validator: Whose fault it is.
+        thousandths: The share, 0 to 1000.
+        infraction_height: Of the main chain; stake that left before it is not touched.
+
+    Returns:
+        Units taken; the caller burns them or gives them to a reporter.
+    """
+    if not 0 <= thousandths <= 1_000:
+        raise ValueError(f"a share of {thousandths} thousandths")
+    taken = 0
+    candidate = draft.get(CANDIDATES, validator)
+    if candidate is not None:
+        taken = candidate.bonded * thousandths // 1_000
+        draft.put(CANDIDATES, validator, replace(candidate, bonded=candidate.bonded - taken))
+    taken += _slash_redelegations(draft, validator, thousandths, infraction_height)
+    return taken + _slash_unbondings(draft, validator, thousandths, infraction_height)
+
+
+def _slash_redelegations(
+    draft: Draft, source: ValidatorId, thousandths: int, infraction_height: Height
+) -> int:
+    taken = 0
+    for key, redelegation in draft.sorted_items(REDELEGATIONS):
+        delegator = AccountId(key[:ACCOUNT_BYTES])
+        destination = ValidatorId(key[ACCOUNT_BYTES:])
+        for entry in redelegation.entries:
+            if entry.source != source or entry.created_height < infraction_height:
+                continue
+            due = entry.units * thousandths // 1_000
+            seized = seize_stake(draft, delegator, destination, due)
+            # What has left the destination since waits there, for it cannot have moved on.
+            if seized < due:
+                seized += _seize_unbonding(
+                    draft, delegator, destination, due - seized, entry.created_height
+                )
+            taken += seized
+    return taken
+
+
+def _slash_unbondings(
+    draft: Draft, validator: ValidatorId, thousandths: int, infraction_height: Height
+) -> int:
+    taken = 0
+    for key, unbonding in draft.sorted_items(UNBONDINGS):
+        if key[ACCOUNT_BYTES:] != validator:
+            continue
+        entries: list[UnbondingEntry] = []
+        for entry in unbonding.entries:
+            is_hit = entry.created_height >= infraction_height
+            due = entry.units * thousandths // 1_000 if is_hit else 0
+            entries.append(replace(entry, units=Units(entry.units - due)))
+            taken += due
+        draft.put(UNBONDINGS, key, Unbonding(entries=tuple(entries)))
+    return taken
+
+
+def _seize_unbonding(
+    draft: Draft, delegator: AccountId, validator: ValidatorId, units: int, since: Height
+) -> int:
+    """Take up to `units` of what an account has waiting since a height."""
+    key = stake_key(delegator, validator)
+    unbonding = draft.get(UNBONDINGS, key)
+    if unbonding is None:
+        return 0
+    taken = 0
+    entries: list[UnbondingEntry] = []
+    for entry in unbonding.entries:
+        due = min(entry.units, units - taken) if entry.created_height >= since else 0
+        entries.append(replace(entry, units=Units(entry.units - due)))
+        taken += due
+    draft.put(UNBONDINGS, key, Unbonding(entries=tuple(entries)))
+    return taken

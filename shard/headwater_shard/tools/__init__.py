@@ -1,0 +1,1 @@
+"""What the command line does to data folders: read, list, prove, sign, set up; it prints itself."""
