@@ -1,10 +1,10 @@
 """Sharing of execution between the replicas of one process.
 
 Executing a block is a pure function of the state before it and of the block, and so is checking a
-transaction, so replicas that run side by side in a simulation may compute it once. It is the ledger that shares, since only it can
-take over the state behind an `Execution`: an implementation of `Application` that is given a cache
-looks there before it executes. Without one, which is the default everywhere, every replica really
-executes.
+transaction, so replicas that run side by side in a simulation may compute it once. It is the ledger
+that shares, since only it can take over the state behind an `Execution`: an implementation of
+`Application` that is given a cache looks there before it executes. Without one, which is the
+default everywhere, every replica really executes.
 """
 
 from collections import OrderedDict
