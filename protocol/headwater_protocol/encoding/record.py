@@ -11,6 +11,7 @@ go in order of declaration. Adding a field is a new version of the kind.
 """
 
 import dataclasses
+import operator
 import re
 import types
 from collections.abc import Callable, Hashable
@@ -19,7 +20,6 @@ from functools import cache
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     Final,
     TypeVar,
     Union,
@@ -74,6 +74,19 @@ _Decoder = Callable[[Any, str], Any]
 _Encoder = Callable[[Any], Any]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Schema:
+    """What is derived of a record's annotations, laid out so that little is done a record."""
+
+    names: tuple[str, ...]
+    read: Callable[[Any], tuple[Any, ...]]
+    """All fields at once."""
+    encoders: tuple[tuple[int, _Encoder], ...]
+    """Of the fields that do not stand for themselves, with their positions."""
+    decoders: tuple[tuple[_Decoder, str], ...]
+    """Of every field, with the name for errors."""
+
+
 def encode_record(record: object) -> bytes:
     """The canonical bytes of `record`, with its kind in front."""
     return encode_canonical([_kind(type(record)), *to_items(record)])
@@ -106,19 +119,22 @@ def decode_any_record(kinds: tuple[type[R], ...], data: bytes, *, max_bytes: int
 
 def to_items(record: object) -> list[Plain]:
     """The fields of `record` as plain values, without its kind."""
-    return [encode(getattr(record, name)) for name, encode, _ in _schema(type(record))]
+    schema = _schema(type(record))
+    items = list(schema.read(record))
+    for position, encode in schema.encoders:
+        items[position] = encode(items[position])
+    return items
 
 
 def from_items(kind: type[R], items: object) -> R:
     """The record of class `kind` with the fields `items`; errors as `decode_record`."""
     schema = _schema(kind)
-    if type(items) is not list or len(items) != len(schema):
-        raise BadEncoding(f"{kind.__name__} has {len(schema)} fields")
-    values = {
-        name: decode(item, f"{kind.__name__}.{name}")
-        for (name, _, decode), item in zip(schema, items, strict=True)
-    }
-    return kind(**values)
+    if type(items) is not list or len(items) != len(schema.names):
+        raise BadEncoding(f"{kind.__name__} has {len(schema.names)} fields")
+    values = [
+        decode(item, where) for (decode, where), item in zip(schema.decoders, items, strict=True)
+    ]
+    return kind(**dict(zip(schema.names, values, strict=True)))
 
 
 def require_valid(record: object) -> None:
@@ -140,17 +156,31 @@ def _kind(kind: type) -> str:
     return name
 
 
-def _schema(kind: type) -> tuple[tuple[str, _Encoder, _Decoder], ...]:
+def _schema(kind: type) -> _Schema:
     return _derive_schema(cast(Hashable, kind))
 
 
 @cache
-def _derive_schema(kind: type) -> tuple[tuple[str, _Encoder, _Decoder], ...]:
+def _derive_schema(kind: type) -> _Schema:
     hints = get_type_hints(kind, include_extras=True)
-    return tuple(
-        (field.name, *_codec(hints[field.name], f"{kind.__name__}.{field.name}"))
-        for field in dataclasses.fields(kind)
+    names = tuple(field.name for field in dataclasses.fields(kind))
+    wheres = [f"{kind.__name__}.{name}" for name in names]
+    codecs = [_codec(hints[name], where) for name, where in zip(names, wheres, strict=True)]
+    return _Schema(
+        names=names,
+        read=_reader(names),
+        encoders=tuple(
+            (position, encode) for position, (encode, _) in enumerate(codecs) if encode is not _same
+        ),
+        decoders=tuple((decode, where) for (_, decode), where in zip(codecs, wheres, strict=True)),
     )
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    # An attrgetter of one name gives the bare value.
+    if len(names) < 2:
+        return lambda record: tuple(getattr(record, name) for name in names)
+    return operator.attrgetter(*names)
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -297,10 +327,3 @@ def _union_codec(arguments: tuple[Any, ...], where: str) -> tuple[_Encoder, _Dec
         return from_items(by_name[item[0]], item[1:])
 
     return encode, decode
-
-
-class Record:
-    """Marks a frozen dataclass as a record with a name of its own; nested ones need none."""
-
-    __slots__ = ()
-    KIND: ClassVar[str]
