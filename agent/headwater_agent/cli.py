@@ -132,6 +132,9 @@ def _id(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from headwater_agent.guest.process import limit_threads
+
+    limit_threads()
     from headwater_agent.config import load_config
 
     config = load_config(arguments.config)
@@ -144,23 +147,30 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     import logging
     import signal
 
-    # Before numpy is loaded: its linear algebra would start a thread a core, and nothing here is
-    # large enough to gain from them.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+    from headwater_agent.data.keep import Keeper
+    from headwater_agent.data.problems import Problem, Problems
+    from headwater_agent.data.source import make_source
     from headwater_agent.device import Device
+    from headwater_agent.guest.host import Host
+    from headwater_agent.guest.probes import Probes
+    from headwater_agent.guest.process import give_way
     from headwater_agent.keyfile import load_key
-    from headwater_agent.shell.mqtt import MqttShell
+    from headwater_agent.shell.mqtt import MqttShell, utc_ms
     from headwater_agent.store import StateStore
     from headwater_agent.training import LocalTraining
-    from headwater_models.dataset import load_dataset
     from headwater_protocol.crypto.hashing import Domain, hash_bytes
     from headwater_protocol.identifiers import ChainId, Network
 
     log = logging.getLogger("headwater.agent")
     key = load_key(config.key)
     genesis = _load_genesis(config.genesis)
-    dataset = load_dataset(config.data, max_bytes=config.max_data_bytes, key="data.path")
+    give_way(config.guest)
+    entropy = hash_bytes(Domain.SEED, key.seed, b"entropy")
+
+    def tell(problem: Problem, count: int) -> None:
+        log.warning("event=bad_data count=%d detail=%r", count, str(problem))
+
+    source = make_source(config.data, entropy=entropy, problems=Problems(tell), clock=utc_ms)
     network = Network(config.network)
     if not creates_state and not config.state.exists():
         raise ConfigError(
@@ -176,18 +186,34 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
             genesis=genesis,
             network=network,
             shard=ChainId(config.shard),
-            entropy=hash_bytes(Domain.SEED, key.seed, b"entropy"),
+            entropy=entropy,
             state=store.load(),
             weight=config.weight,
             limits=config.limits,
+            asks_permission=True,
+            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         )
+        keeper = Keeper(
+            source, store.examples, interval_ms=1_000 * config.data.memory.persist_interval_s
+        )
+        keeper.restore()
+        source.open()
         shell = MqttShell(
-            device=device, store=store, training=LocalTraining(dataset), config=config
+            device=device,
+            store=store,
+            training=LocalTraining(source, num_threads=config.guest.cores),
+            config=config,
+            host=Host(config.guest, Probes().read),
+            upkeep=keeper.tick,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: shell.stop())
-        log.info("event=started device=%s examples=%d", device.id.hex(), dataset.num_examples)
-        shell.run()
+        log.info("event=started device=%s examples=%d", device.id.hex(), source.pool.num_examples)
+        try:
+            shell.run()
+        finally:
+            source.close()
+            keeper.flush()
         log.info("event=stopped device=%s", device.id.hex())
     return 0
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from headwater_agent.data.config import DataConfig, parse_data
+from headwater_agent.guest.config import GuestConfig, parse_guest
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_protocol.errors import ConfigError
 
@@ -19,7 +21,7 @@ DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 NETWORK_HEX_DIGITS: Final = 64
 ROOT_KEYS: Final = (
     *("brokers", "genesis", "network", "shard", "weight", "key", "state"),
-    *("data", "login", "tls", "limits"),
+    *("data", "guest", "login", "tls", "limits"),
 )
 
 TEMPLATE: Final = """\
@@ -47,9 +49,24 @@ key = {key}
 state = {state}
 
 [data]
-# The device's own examples: a folder of *.csv (numbers, the class label last), or an .npz file with
-# the arrays "features" and "labels". They never leave this device.
+# The device's own examples: a folder of *.csv with the class label last, or an .npz file with the
+# arrays "features" and "labels". They never leave this device. Named columns, a SQLite query, a
+# sensor's MQTT topic and a Python function do as well: see docs/data-sources.md.
 path = {data}
+# max_examples = 100000             # kept in memory, a fair sample of all that came
+
+# [guest]                            # when it may train; the defaults
+# hours = []                         # ["22:00-06:00"] at night only; local time
+# power = "any"                      # "mains": not on battery
+# min_battery_percent = 0            # while on battery
+# max_temperature_c = 80             # of the processor
+# max_load = 0                       # one-minute load average for each core; 0 does not look
+# stops_when_throttled = true        # a Raspberry Pi that is too hot or has too little voltage
+# max_memory_bytes = 0               # of this process, what training needs included; 0 is no limit
+# cores = 1                          # that training may use
+# pinned_cores = []                  # [3] keeps the whole process on core 3
+# niceness = 10                      # 0 to 19; the higher, the more it gives way
+# look_again_s = 60                  # after a refusal; doubles up to 15 minutes while throttled
 
 # [login]
 # username = "device-1"
@@ -114,8 +131,8 @@ class AgentConfig:
     weight: int
     key: Path
     state: Path
-    data: Path
-    max_data_bytes: int
+    data: DataConfig
+    guest: GuestConfig
     login: Login | None
     tls: Tls
     limits: DeviceLimits
@@ -180,6 +197,11 @@ class _Table:
                 self.key(key), "is no key of agent.toml", fix="use one of " + ", ".join(known)
             )
 
+    def take_all(self) -> dict[str, object]:
+        """The whole table, for who parses it himself."""
+        values, self._values = self._values, {}
+        return values
+
     def _take(self, key: str) -> object:
         return self._values.pop(key, None)
 
@@ -220,8 +242,7 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
     shard = root.text("shard")
     weight = root.number("weight", 1)
     data = root.table("data") or _Table("data", {}, folder)
-    data_path = data.path("path")
-    data.require_empty(("path",))
+    guest = root.table("guest") or _Table("guest", {}, folder)
     login = _parse_login(root.table("login"))
     tls = _parse_tls(root.table("tls") or _Table("tls", {}, folder))
     limits = root.table("limits") or _Table("limits", {}, folder)
@@ -236,8 +257,8 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
         weight=weight,
         key=key,
         state=state,
-        data=data_path,
-        max_data_bytes=max_data_bytes,
+        data=parse_data(data.take_all(), folder=folder, max_bytes=max_data_bytes),
+        guest=parse_guest(guest.take_all(), folder=folder),
         login=login,
         tls=tls,
         limits=device_limits,

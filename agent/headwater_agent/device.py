@@ -32,6 +32,7 @@ from headwater_agent.machine.contribution import (
     make_contribution,
 )
 from headwater_agent.machine.effects import (
+    AskPermission,
     Effect,
     Event,
     Notice,
@@ -49,6 +50,7 @@ from headwater_agent.machine.inputs import (
     Connecting,
     Disconnected,
     Input,
+    Permission,
     Stopping,
     Trained,
     TrainingFailed,
@@ -56,6 +58,7 @@ from headwater_agent.machine.inputs import (
 from headwater_agent.machine.job import (
     Job,
     compute_deadlines,
+    compute_needed_bytes,
     derive_seed,
     list_blobs,
     make_request,
@@ -63,6 +66,7 @@ from headwater_agent.machine.job import (
 from headwater_agent.machine.limits import ENTROPY_BYTES, DeviceLimits
 from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
 from headwater_agent.machine.reading import DirectReader, Reader
+from headwater_agent.machine.speed import Speedometer
 from headwater_agent.machine.tally import Tally
 from headwater_agent.state import Changes, DeviceState, apply_changes
 from headwater_protocol.chain.cohort import Standing, compute_draw_weight
@@ -87,7 +91,7 @@ from headwater_protocol.messages.receipt import (
     SignedReceipt,
     Stage,
 )
-from headwater_protocol.messages.status import Status, sign_status
+from headwater_protocol.messages.status import CapabilityReport, Status, sign_status
 from headwater_protocol.messages.topics import Topic, TopicKind, Topics
 from headwater_protocol.reasons import ReasonCode
 
@@ -111,6 +115,8 @@ class Device:
         reader: Decodes what the whole fleet is sent; shared in the same way.
         pin: An epoch that the operator vouches for; a network older than its trust period needs
             one.
+        asks_permission: Ask the shell before each training; else the device may always train.
+        memory_bytes: Of the machine, for the capability report; 0 where nobody knows.
 
     Raises:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
@@ -130,6 +136,8 @@ class Device:
         verifier: Verifier | None = None,
         reader: Reader | None = None,
         pin: Pin | None = None,
+        asks_permission: bool = False,
+        memory_bytes: int = 0,
     ) -> None:
         if len(entropy) != ENTROPY_BYTES:
             raise ValueError(f"entropy has {ENTROPY_BYTES} bytes, not {len(entropy)}")
@@ -188,6 +196,22 @@ class Device:
         self._is_connected = False
         self._job: Job | None = None
         self._effects: list[Effect] = []
+        self._asks_permission = asks_permission
+        self._permission: Permission | None = None
+        self._speedometer = Speedometer(memory_bytes=memory_bytes)
+        self._sent_ms: int | None = None
+        """When the update went out last; None once it is answered."""
+        self._fetching_since_ms: int | None = None
+
+    @property
+    def permission(self) -> Permission | None:
+        """The last answer to the question whether it may train; None before the first."""
+        return self._permission
+
+    @property
+    def report(self) -> CapabilityReport | None:
+        """What the device measured of itself; None before its first training."""
+        return self._speedometer.report
 
     @property
     def id(self) -> DeviceId:
@@ -224,6 +248,8 @@ class Device:
                     self._on_trained(message, now_ms)
                 case TrainingFailed():
                     self._on_training_failed(message)
+                case Permission():
+                    self._on_permission(message, now_ms)
                 case Connecting():
                     self._on_connecting()
                 case Connected():
@@ -242,6 +268,7 @@ class Device:
             self._outbox.next_timer(is_connected=self._is_connected),
             self._fetcher.next_timer() if self._is_connected else None,
             None if self._job is None else self._job.deadlines.collect_ms,
+            None if self._job is None else self._job.look_again_ms,
         ]
         return min((time_ms for time_ms in times if time_ms is not None), default=None)
 
@@ -249,6 +276,9 @@ class Device:
         """Do what is due; early and repeated calls do no harm."""
         if self._job is not None and now_ms >= self._job.deadlines.collect_ms:
             self._abandon(ReasonCode.STALE_ROUND, "the round is over")
+        job = self._job
+        if job is not None and job.look_again_ms is not None and now_ms >= job.look_again_ms:
+            self._ask(job)
         if self._outbox.is_over(now_ms):
             self._close_outbox(None, now_ms)
         if not self._is_connected:
@@ -293,7 +323,12 @@ class Device:
         self._outbox.resume(now_ms)
 
     def _status(self, *, is_online: bool) -> Publish:
-        status = Status(device=self.id, session=self._state.session, is_online=is_online)
+        status = Status(
+            device=self.id,
+            session=self._state.session,
+            is_online=is_online,
+            report=self._speedometer.report,
+        )
         return Publish(
             topic=self._topics.status(self.id),
             payload=encode_record(sign_status(self._key, self._network, status)),
@@ -378,12 +413,21 @@ class Device:
             self._begin(Job(round=round_, task=task, deadlines=deadlines), now_ms)
 
     def _begin(self, job: Job, now_ms: int) -> None:
-        self._fetcher.want(list_blobs(job, self._limits), now_ms)
+        blobs = list_blobs(job, self._limits)
         self._job = job
+        if self._asks_permission:
+            # Before anything is fetched: a device that may not train costs nobody anything.
+            self._ask(job)
+        else:
+            self._fetch(job, blobs, now_ms)
+
+    def _fetch(self, job: Job, blobs: dict[Digest, int], now_ms: int) -> None:
+        self._fetcher.want(blobs, now_ms)
         missing = self._fetcher.missing
         if not missing:
-            self._train(job)
+            self._train(job, now_ms)
             return
+        self._fetching_since_ms = now_ms
         self._notice(Event.FETCHING, job.round.number, ReasonCode.OK, f"{len(missing)} blobs")
         if self._is_connected:
             self._effects.append(Subscribe(topics=self._chunk_filters(missing)))
@@ -400,11 +444,44 @@ class Device:
         if chunk.blob == self._job.task.program:
             self._persist(Changes(program=self._fetcher.get(chunk.blob)))
         if not self._fetcher.missing:
-            self._train(self._job)
+            self._measure_fetch(self._job, now_ms)
+            if self._asks_permission:
+                self._ask(self._job)
+            else:
+                self._train(self._job, now_ms)
 
     # Training
 
-    def _train(self, job: Job) -> None:
+    def _ask(self, job: Job) -> None:
+        job.look_again_ms, job.is_asked = None, True
+        self._effects.append(
+            AskPermission(round=job.round.number, needed_bytes=compute_needed_bytes(job))
+        )
+
+    def _on_permission(self, permission: Permission, now_ms: int) -> None:
+        self._permission = permission
+        job = self._job
+        if job is None or not job.is_asked:
+            return
+        job.is_asked = False
+        if permission.may_train:
+            # What is there already is not fetched again, so a second yes goes on to train.
+            self._fetch(job, list_blobs(job, self._limits), now_ms)
+            return
+        detail = f"{permission.reason}: {permission.detail}"
+        # The time that the last training took decides whether waiting leaves room for this one.
+        ready_ms = permission.look_again_ms + self._speedometer.last_ms
+        if ready_ms >= job.deadlines.collect_ms:
+            self._notice(Event.DECLINED, job.round.number, ReasonCode.BUSY, detail)
+            self._job = None
+            self._unsubscribe(self._fetcher.stop())
+            return
+        job.look_again_ms = max(now_ms + 1, permission.look_again_ms)
+        if job.refusal != permission.reason:
+            job.refusal = permission.reason
+            self._notice(Event.WAITING, job.round.number, ReasonCode.BUSY, detail)
+
+    def _train(self, job: Job, now_ms: int) -> None:
         try:
             request = make_request(
                 job,
@@ -412,6 +489,7 @@ class Device:
                 program=self._fetcher.get(job.task.program),
                 entropy=self._entropy,
                 reader=self._reader,
+                now_ms=now_ms,
             )
         except InvalidMessage as error:
             self._abandon(error.reason, "the base is not the task's")
@@ -421,6 +499,8 @@ class Device:
         self._effects.append(request)
 
     def _on_trained(self, trained: Trained, now_ms: int) -> None:
+        # Whatever became of the round, the time that it took is worth knowing.
+        self._measure(trained)
         job = self._job
         if job is None or not job.is_training or job.round.number != trained.round:
             raise StaleRound(f"a training result for round {trained.round}, which is over")
@@ -458,11 +538,25 @@ class Device:
             made.entry.round,
             ReasonCode.OK,
             f"{len(made.entry.update)} bytes, {trained.num_examples} examples, "
-            f"{trained.num_steps} steps, mean loss {trained.mean_loss:.4f}",
+            f"{trained.num_steps} steps{'' if trained.has_finished else ' until time ran out'}, "
+            f"mean loss {trained.mean_loss:.4f}",
         )
         self._outbox.put(made.entry, now_ms)
         if self._is_connected:
             self._send_due(now_ms)
+
+    def _measure_fetch(self, job: Job, now_ms: int) -> None:
+        since_ms, self._fetching_since_ms = self._fetching_since_ms, None
+        if since_ms is not None:
+            # The program may have been here before; the base was not, or nothing was fetched.
+            num_bytes = len(self._fetcher.get(job.round.base))
+            self._speedometer.note_fetch(num_bytes, now_ms - since_ms)
+
+    def _measure(self, trained: Trained) -> None:
+        program = None if self._job is None else self._job.task.program
+        is_news = self._speedometer.add(trained, program, session=self._state.session)
+        if is_news and self._is_connected:
+            self._effects.append(self._status(is_online=True))
 
     def _on_training_failed(self, failed: TrainingFailed) -> None:
         if self._job is None or self._job.round.number != failed.round:
@@ -482,6 +576,7 @@ class Device:
     def _send_due(self, now_ms: int) -> None:
         update = self._outbox.take_due(now_ms)
         if update is not None:
+            self._sent_ms = now_ms
             self._effects.append(
                 Publish(
                     topic=self._topics.update(self.id), payload=update, qos=QOS, is_retained=False
@@ -510,6 +605,9 @@ class Device:
     def _on_intake(self, signed: SignedReceipt, now_ms: int) -> None:
         receipt, entry = signed.receipt, self._outbox.entry
         if receipt.reason in HOLDING:
+            if self._sent_ms is not None:
+                self._speedometer.note_round_trip(now_ms - self._sent_ms)
+                self._sent_ms = None
             if entry is not None and not entry.is_held and receipt.payload == entry.payload:
                 held = replace(entry, is_held=True)
                 self._outbox.hold(held)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self, TypeVar
 
+from headwater_agent.data.keep import ExampleTable
 from headwater_agent.machine.limits import MAX_RECEIPTS
 from headwater_agent.state import Changes, DeviceState, OutboxEntry, Residual
 from headwater_protocol.encoding.record import decode_record, encode_record
@@ -125,6 +126,11 @@ class StateStore:
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise StorageError(self._explain(error)) from error
+
+    @property
+    def examples(self) -> ExampleTable:
+        """Where a stream's examples are kept; used in the thread that calls `apply`."""
+        return ExampleTable(self._database)
 
     def close(self) -> None:
         """Fold the log into the file and release the lock."""

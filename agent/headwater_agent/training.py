@@ -7,6 +7,7 @@ a reason code, and the next round is tried afresh.
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from headwater_agent.errors import WrongDigest
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_models.dataset import Dataset
+from headwater_models.normalisation import normalise
 from headwater_models.plan import training_plan
 from headwater_protocol.errors import HeadwaterError, InvalidMessage, OutOfBounds
 from headwater_protocol.reasons import ReasonCode
@@ -35,14 +37,40 @@ class TrainsPrograms(Protocol):
         ...
 
 
-class LocalTraining:
-    """Trains on one dataset, and keeps the interpreter of the last program."""
+class GivesExamples(Protocol):
+    """Where examples come from, such as an `ExampleSource`."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def dataset(self) -> Dataset:
+        """What there is to train on now.
+
+        Raises:
+            InvalidMessage: If there is nothing; says why.
+        """
+        ...
+
+
+class LocalTraining:
+    """Trains on the examples of this device, and keeps the interpreter of the last program.
+
+    Args:
+        examples: Fixed ones, or a source that is asked before each training.
+        num_threads: Of the runtime.
+        monotonic_s: A clock for the time that training takes.
+    """
+
+    def __init__(
+        self,
+        examples: Dataset | GivesExamples,
+        *,
+        num_threads: int = 1,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         # Imported here, because the runtime is an extra and takes memory.
         from headwater_models.trainer import Trainer  # noqa: PLC0415
 
-        self._dataset = dataset
+        self._examples = examples
+        self._num_threads = num_threads
+        self._monotonic_s = monotonic_s
         self._make_trainer = Trainer
         self._trainer: Trainer | None = None
 
@@ -71,7 +99,7 @@ class LocalTraining:
             program = Program(request.program)
             if program.digest != request.program_digest:
                 raise WrongDigest("the program is another one than the task's")
-            self._trainer = self._make_trainer(program)
+            self._trainer = self._make_trainer(program, num_threads=self._num_threads)
         program = self._trainer.program
         if program.tensor_sizes != request.tensor_sizes:
             raise OutOfBounds(
@@ -80,21 +108,32 @@ class LocalTraining:
                 f"{sum(request.tensor_sizes)} in {len(request.tensor_sizes)}"
             )
         _require_finite(request.parameters)
+        examples = self._examples
+        dataset = examples if isinstance(examples, Dataset) else examples.dataset()
+        features = normalise(dataset.reshaped(program.input_shape), request.normalisation)
+        start_s = self._monotonic_s()
+        limit_s = math.inf if request.time_limit_ms is None else request.time_limit_ms / 1_000
         result = self._trainer.train(
             request.parameters,
-            self._dataset.reshaped(program.input_shape),
-            self._dataset.labels,
+            features,
+            dataset.labels,
             training_plan(request.training),
             np.random.Generator(np.random.PCG64(request.seed)),
+            may_go_on=lambda: self._monotonic_s() - start_s < limit_s,
         )
+        duration_ms = round((self._monotonic_s() - start_s) * 1_000)
         if not math.isfinite(result.mean_loss):
             raise OutOfBounds(f"the loss became {result.mean_loss}; the training diverged")
         return Trained(
             round=request.round,
             delta=result.delta,
-            num_examples=result.num_examples,
+            num_examples=count_work(
+                result.num_examples, steps=result.num_steps, planned=result.planned_steps
+            ),
             num_steps=result.num_steps,
             mean_loss=result.mean_loss,
+            duration_ms=max(1, duration_ms),
+            has_finished=result.num_steps == result.planned_steps,
         )
 
 
@@ -138,6 +177,15 @@ class TrainingWorker:
                 request, self._waiting = self._waiting, None
             if request is not None:
                 self._deliver(self._training.run(request))
+
+
+def count_work(num_examples: int, *, steps: int, planned: int) -> int:
+    """The examples that a training counts for: in proportion to its steps, rounded up.
+
+    So a device that had time for half of the steps has half of the weight in the mean and, at the
+    same score, half of the reward.
+    """
+    return -(-num_examples * steps // planned)
 
 
 def _require_finite(parameters: NDArray[np.float32]) -> None:

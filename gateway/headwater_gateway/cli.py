@@ -26,6 +26,8 @@ MODULES: Final = ("typer", "rich", "nacl", "aiomqtt", "amqtt")
 RUNTIMES: Final = ("tflite_runtime", "ai_edge_litert")
 DEFAULT_CONFIG: Final = Path("gateway.toml")
 DEFAULT_PROGRAM: Final = "mlp-64-32-10"
+MAX_SAMPLE_BYTES: Final = 256 * 1024 * 1024
+"""Of the examples that a normalisation is measured on."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -117,9 +119,15 @@ def _build_app() -> "typer.Typer":
         out: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Write it there, if there is none.")
         ] = None,
+        normalise: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="DATA", help="Examples like the devices', to take mean and spread from."
+            ),
+        ] = None,
     ) -> int:
         """Print a commented task.toml with the defaults, to be edited and given to init."""
-        return _task(out)
+        return _task(out, normalise)
 
     @app.command("run")
     def run(
@@ -228,15 +236,21 @@ def _load_program(name: str) -> "Program":
         ) from error
 
 
-def _task(out: Path | None) -> int:
-    from headwater_gateway.task_file import TEMPLATE
+def _task(out: Path | None, examples: Path | None) -> int:
+    from headwater_gateway.task_file import TEMPLATE, format_normalised
+    from headwater_models.dataset import load_dataset
+    from headwater_models.normalisation import measure_normalisation
 
+    text = TEMPLATE
+    if examples is not None:
+        dataset = load_dataset(examples, max_bytes=MAX_SAMPLE_BYTES, key="--normalise")
+        text = format_normalised(measure_normalisation(dataset.features))
     if out is None:
-        print(TEMPLATE, end="")
+        print(text, end="")
         return 0
     try:
         with out.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(text)
     except OSError as error:
         raise ConfigError("--out", f"{out}: {error.strerror}", fix="name another file") from error
     print(f"{out}: edit it, then headwater-gateway init --task {out} --out DIR")

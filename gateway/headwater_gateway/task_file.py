@@ -12,11 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+import numpy as np
+
 from headwater_gateway.toml_table import TomlTable
+from headwater_models.normalisation import normalise
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.incentives import Incentives
-from headwater_protocol.chain.task import Codec, OptimizerKind, Task, Training
+from headwater_protocol.chain.task import Codec, Normalisation, OptimizerKind, Task, Training
 from headwater_protocol.encoding.record import require_valid
 from headwater_protocol.errors import ConfigError, InvalidMessage
 from headwater_protocol.identifiers import Digest, NumExamples, Score, TaskId, Units
@@ -49,6 +52,11 @@ max_steps = 1000                  # optimizer steps at the most
 batch_size = 16                   # examples a step
 proximal_millionths = 0           # FedProx's mu; 0 for none
 clip_norm_thousandths = 0         # L2 norm to which each gradient is clipped; 0 for none
+
+[normalisation]                   # of every example: (x - offset) * scale; [] leaves it as it is
+fraction_bits = 16                # the entries are multiples of 2**-fraction_bits
+offsets = []                      # one for all, one for each of the last axis, or one a value
+scales = []                       # likewise; headwater-gateway task --normalise DATA finds both
 
 [codec]                           # how an update is written
 bits = 8                          # of each value, 1 to 8
@@ -89,6 +97,7 @@ penalty_thousandths = 0           # of its deposit, what each quarantine after t
 _PARTS: Final = {
     "Training": "training.",
     "Codec": "codec.",
+    "Normalisation": "normalisation.",
     "AggregationRule": "aggregation.",
     "Parameters": "network.",
     "Incentives": "incentives.",
@@ -118,6 +127,7 @@ class TaskFile:
     round_budget: int
     delegate_thousandths: int
     training: Training
+    normalisation: Normalisation | None
     codec: Codec
     rule: AggregationRule
     parameters: Parameters
@@ -148,12 +158,19 @@ class TaskFile:
             attest_ms=self.attest_ms,
             round_budget=Units(self.round_budget),
             delegate_thousandths=self.delegate_thousandths,
+            normalisation=self.normalisation,
         )
         try:
             require_valid(task)
             require_valid(self.parameters)
         except InvalidMessage as error:
             raise _named(error) from error
+        try:
+            normalise(np.zeros((1, *program.input_shape), np.float32), self.normalisation)
+        except InvalidMessage as error:
+            raise ConfigError(
+                "normalisation", str(error), fix=f"the program takes {program.input_shape}"
+            ) from error
         return task
 
 
@@ -166,6 +183,19 @@ def load_task_file(path: Path) -> TaskFile:
     return parse_task_file(
         TomlTable.read(path, fix="write one with headwater-gateway task --out FILE")
     )
+
+
+def format_normalised(normalisation: Normalisation) -> str:
+    """The template with a normalisation in it."""
+    lines = {
+        "fraction_bits = 16 ": f"fraction_bits = {normalisation.fraction_bits}",
+        "offsets = [] ": f"offsets = {list(normalisation.offsets)}",
+        "scales = [] ": f"scales = {list(normalisation.scales)}",
+    }
+    text, section, end = TEMPLATE.partition("[normalisation]")
+    for empty, full in lines.items():
+        end = end.replace(empty, full + " ", 1)
+    return text + section + end
 
 
 def default_task_file() -> TaskFile:
@@ -189,6 +219,7 @@ def parse_task_file(root: TomlTable) -> TaskFile:
         optimizer=_choice(table, template, "optimizer", OptimizerKind),
         **_integers(table, template, Training, beside=("optimizer",)),
     )
+    normalisation = _parse_normalisation(root.table("normalisation"), defaults)
     codec = Codec(**_integers(root.table("codec"), defaults.table("codec"), Codec))
     table, template = root.table("aggregation"), defaults.table("aggregation")
     kind = _choice(table, template, "rule", RuleKind)
@@ -207,15 +238,31 @@ def parse_task_file(root: TomlTable) -> TaskFile:
         **asked,
     )
     parameters = Parameters(incentives=incentives, **numbers_of_network)
-    sections = ("training", "codec", "aggregation", "network", "incentives")
+    sections = ("training", "normalisation", "codec", "aggregation", "network", "incentives")
     root.require_empty(("name", *own, *sections))
     return TaskFile(
         name=TaskId(name),
         training=training,
+        normalisation=normalisation,
         codec=codec,
         rule=rule,
         parameters=parameters,
         **numbers,
+    )
+
+
+def _parse_normalisation(table: TomlTable, defaults: TomlTable) -> Normalisation | None:
+    template = defaults.table("normalisation")
+    fraction_bits = table.integer("fraction_bits", template.integer("fraction_bits"))
+    offsets = table.integers("offsets", ())
+    scales = table.integers("scales", ())
+    table.require_empty(("fraction_bits", "offsets", "scales"))
+    if not offsets and not scales:
+        return None
+    return Normalisation(
+        fraction_bits=fraction_bits,
+        offsets=offsets or (0,),
+        scales=scales or (1 << max(0, fraction_bits),),
     )
 
 

@@ -113,6 +113,21 @@ class TomlTable:
                 raise ConfigError(self.key(key), f"holds {item!r}", fix="give texts in quotes")
         return tuple(str(item) for item in value)
 
+    def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of whole numbers, which may be empty.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            raise ConfigError(
+                self.key(key), "is no list of whole numbers", fix="write it as [1, 2]"
+            )
+        return tuple(value)
+
     def is_list(self, key: str) -> bool:
         """Whether the key holds a list."""
         return isinstance(self._values.get(key), list)

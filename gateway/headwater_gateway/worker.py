@@ -19,6 +19,7 @@ from headwater_gateway.machine.effects import (
     TakeIn,
 )
 from headwater_models.errors import InvalidExamples, InvalidProgram, TrainingDiverged
+from headwater_models.normalisation import normalise
 from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
@@ -250,8 +251,10 @@ class Scorer:
             base = to_float32(decode_task_model(task, self._blobs.get(work.base)))
             # The seed only orders the batches; it is the delegate's own, so it need not be shared.
             rng = np.random.default_rng([work.round, *work.validator[:8]])
+            # What devices do with theirs, or the two would learn different things.
+            features = normalise(data.features, task.normalisation)
             result = self.trainer(task).train(
-                base, data.features, data.labels, training_plan(task.training), rng
+                base, features, data.labels, training_plan(task.training), rng
             )
             delta = from_float32(result.delta, fraction_bits=task.fraction_bits)
             reference = _Reference(_make_vector(delta.parameters), encode_model(delta))

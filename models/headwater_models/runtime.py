@@ -47,8 +47,8 @@ class Interpreter(Protocol):
         ...
 
 
-def load_interpreter(program: Program) -> Interpreter:
-    """Return a new interpreter for `program`, with one thread.
+def load_interpreter(program: Program, *, num_threads: int = 1) -> Interpreter:
+    """Return a new interpreter for `program`.
 
     Raises:
         ConfigError: If no TFLite runtime is installed.
@@ -58,7 +58,9 @@ def load_interpreter(program: Program) -> Interpreter:
     # The default delegate, XNNPACK, stays although it greets on stderr: without it ai-edge-litert
     # takes 3 to 8 times as long a step.
     try:
-        interpreter: Interpreter = _find_runtime()(model_content=program.data, num_threads=1)
+        interpreter: Interpreter = _find_runtime()(
+            model_content=program.data, num_threads=num_threads
+        )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise InvalidProgram(f"the TFLite runtime refuses it: {error}") from error

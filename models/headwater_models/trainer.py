@@ -6,6 +6,7 @@ processor. They do not give the same bits on others: a training result is an inp
 and nothing recomputes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +34,10 @@ class TrainingResult:
     """Examples that the device has, whether or not `max_steps` reached all of them."""
 
     num_steps: int
-    """Optimizer steps taken."""
+    """Optimizer steps taken, at least 1."""
+
+    planned_steps: int
+    """Optimizer steps that the plan asks for."""
 
     mean_loss: float
     """Mean cross-entropy in nats over the examples seen, each before its step."""
@@ -69,18 +73,26 @@ class Gradient:
     """Sum of the examples' losses times their sample weights."""
 
 
+def _always() -> bool:
+    return True
+
+
 class Trainer:
     """A program in the runtime; serves any number of devices, one call at a time."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, num_threads: int = 1) -> None:
         """Load `program` into the runtime of this machine.
+
+        Args:
+            program: Verified.
+            num_threads: Of the runtime, for gradients; more than one only helps large programs.
 
         Raises:
             ConfigError: If no TFLite runtime is installed.
             InvalidProgram: If the runtime refuses the program.
         """
         self._program = program
-        self._interpreter = load_interpreter(program)
+        self._interpreter = load_interpreter(program, num_threads=num_threads)
         # An interpreter refuses to run its first subgraph while a signature runner holds it.
         self._infer = load_interpreter(program).get_signature_runner("infer")
         grad = program.report.signature("grad")
@@ -104,6 +116,8 @@ class Trainer:
         labels: NDArray[np.int32],
         plan: TrainingPlan,
         rng: np.random.Generator,
+        *,
+        may_go_on: Callable[[], bool] = _always,
     ) -> TrainingResult:
         """Train from `parameters` on a device's examples.
 
@@ -117,6 +131,7 @@ class Trainer:
             labels: Shape (n,), 0 to num_classes - 1.
             plan: Optimizer, steps and their size.
             rng: Orders the examples.
+            may_go_on: Asked before each step but the first; no ends the training there.
 
         Raises:
             InvalidExamples: If a shape, type or label does not fit the program, or n is 0.
@@ -126,18 +141,19 @@ class Trainer:
         self._verify(parameters, features, labels)
         num_examples = len(labels)
         size = min(plan.batch_size, num_examples)
-        num_steps = plan.num_steps(num_examples=num_examples)
+        planned_steps = plan.num_steps(num_examples=num_examples)
         batch_features = np.empty((size, *self._program.input_shape), np.float32)
         batch_labels = np.empty(size, np.int32)
         full_weights = np.full(size, 1 / size, np.float32)
         optimizer = build_optimizer(plan)
         state = optimizer.init(self._program.num_parameters)
         apply, trained = optimizer.apply, parameters
-        loss_sum, num_seen, start = 0.0, 0, num_examples
+        loss_sum, num_seen, num_steps, start = 0.0, 0, 0, num_examples
         order = np.empty(0, np.intp)
         # What overflows shows in the delta, which is refused below; a warning would add nothing.
         with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(num_steps):
+            while num_steps < planned_steps and (num_steps == 0 or may_go_on()):
+                num_steps += 1
                 if start >= num_examples:
                     order, start = rng.permutation(num_examples), 0
                 chosen = order[start : start + size]
@@ -174,6 +190,7 @@ class Trainer:
             delta=delta,
             num_examples=num_examples,
             num_steps=num_steps,
+            planned_steps=planned_steps,
             mean_loss=loss_sum / num_seen,
         )
 

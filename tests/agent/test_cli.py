@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,55 @@ def test_run_retries_an_absent_broker_and_stops_cleanly_on_a_signal(
     assert "event=disconnected" in lines[1]
     assert rest.splitlines()[-1].endswith(lines[0].split("device=")[1].split()[0])
     assert "Traceback" not in rest
+
+
+def test_stream_survives_a_restart_of_the_process(tmp_path: Path) -> None:
+    config = make_home(tmp_path)
+    spoil(
+        config,
+        'path = "own.npz"',
+        'source = "python"\ncallable = "my_sensor:read"\nmax_examples = 8\n'
+        '[guest]\nniceness = 5\nhours = ["00:00-24:00"]',
+    )
+    first = run_until(
+        config,
+        "import threading\n"
+        "def read():\n"
+        "    for number in range(20):\n"
+        "        yield [number, -number], number % 2\n"
+        "    yield [1.0], 0\n"
+        "    threading.Event().wait()\n",
+        word="bad_data",
+    )
+    assert "my_sensor:read line 21: an example of shape (1,), not (2,)" in first
+    second = run_until(
+        config,
+        "import threading\ndef read():\n    threading.Event().wait()\n    yield\n",
+        word="started",
+    )
+    assert second.rstrip().endswith("examples=8")
+    with closing(sqlite3.connect(tmp_path / "device.db")) as database:
+        assert database.execute("SELECT count(*) FROM example").fetchone() == (8,)
+
+
+def run_until(config: Path, module: str, *, word: str) -> str:
+    """Run the device until it logs an event; the line that it does so in."""
+    (config.parent / "my_sensor.py").write_text(module)
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-m", "headwater_agent.cli", "run", "--config", str(config)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        # Whichever comes first: both have to be there before the device is told to stop.
+        lines: list[str] = []
+        while not all(any(f"event={w}" in line for line in lines) for w in {word, "started"}):
+            line = process.stderr.readline()
+            assert line, lines
+            lines.append(line)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 5
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert process.wait(timeout=10) == 0
+    return next(line for line in lines if f"event={word}" in line)

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from headwater_gateway.task_file import TEMPLATE, default_task_file, load_task_file
+from headwater_gateway.task_file import (
+    TEMPLATE,
+    default_task_file,
+    format_normalised,
+    load_task_file,
+)
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.incentives import Incentives
-from headwater_protocol.chain.task import Codec, OptimizerKind, Training
+from headwater_protocol.chain.task import Codec, Normalisation, OptimizerKind, Training
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.model.rule import AggregationRule, RuleKind
@@ -89,3 +94,35 @@ def test_mistake_names_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert words in str(caught.value)
+
+
+def test_normalisation_is_part_of_the_task(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text("[normalisation]\nfraction_bits = 8\noffsets = [-3]\n")
+    task = load_task_file(path).make_task(PROGRAM, MODEL)
+    assert task.normalisation == Normalisation(fraction_bits=8, offsets=(-3,), scales=(256,))
+    assert default_task_file().make_task(PROGRAM, MODEL).normalisation is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("offsets = [1.5]", "normalisation.offsets"),
+        ("scales = 3", "normalisation.scales"),
+        ("scales = [0]", "normalisation.scales"),
+        ("scales = [1, 2]", "2 scales for examples of shape (64,)"),
+        ("fraction_bits = 31\nscales = [1]", "normalisation.fraction_bits"),
+        ("mean = 1", "normalisation.mean"),
+    ],
+)
+def test_wrong_normalisation_names_the_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"[normalisation]\n{text}\n")
+    assert words in str(caught.value)
+
+
+def test_template_takes_a_measured_normalisation(tmp_path: Path) -> None:
+    measured = Normalisation(fraction_bits=3, offsets=(1, -2), scales=(3,))
+    path = tmp_path / "task.toml"
+    path.write_text(format_normalised(measured))
+    assert load_task_file(path).normalisation == measured

@@ -34,7 +34,7 @@ DECODERS = {
     "chunk/1": decode_chunk,
     "genesis/1": decode_genesis,
     "signed-receipt/1": decode_receipt,
-    "signed-status/1": decode_status,
+    "signed-status/2": decode_status,
     "signed-transaction/1": decode_transaction,
     "update/1": decode_update,
 }

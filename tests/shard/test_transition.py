@@ -32,6 +32,7 @@ CAST = make_cast(shards=("shard-0", "shard-1"), balances=[("rich", 1_000)])
 DEVICE = key("device")
 SHARD_KINDS = {
     "enrol-device/1",
+    "declare-capability/1",
     "commit-updates/1",
     "post-scores/1",
     "attest-model/1",

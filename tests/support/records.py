@@ -27,6 +27,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_digest,
     checkpoint_message,
 )
+from headwater_protocol.chain.cohort import Capability
 from headwater_protocol.chain.committee import Committee, committee_digest
 from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.justice import SubmitEvidence
@@ -54,6 +55,7 @@ from headwater_protocol.chain.transaction import (
     Body,
     Commit,
     CommitUpdates,
+    DeclareCapability,
     EnrolDevice,
     Enrolment,
     PostCheckpoint,
@@ -90,7 +92,12 @@ from headwater_protocol.merkle.trie import MerkleMap
 from headwater_protocol.messages.announcement import Announcement, round_key, task_key
 from headwater_protocol.messages.chunk import split_blob
 from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
-from headwater_protocol.messages.status import Status, sign_status
+from headwater_protocol.messages.status import (
+    REPORTS_A_SESSION,
+    CapabilityReport,
+    Status,
+    sign_status,
+)
 from headwater_protocol.messages.update import Update
 from headwater_protocol.reasons import ReasonCode
 from tests.support.justice_records import (
@@ -273,6 +280,24 @@ def make_bodies() -> list[Body]:
             signature=CAST.registrar.sign_record(Domain.ENROLMENT, CAST.network, enrolment),
         ),
         CommitUpdates(round=RoundNumber(3), commits=tuple(commits)),
+        DeclareCapability(
+            status=sign_status(
+                DEVICES[0],
+                CAST.network,
+                Status(
+                    device=DEVICES[0].device,
+                    session=2,
+                    is_online=True,
+                    report=CapabilityReport(
+                        number=2 * REPORTS_A_SESSION + 1,
+                        capability=Capability.LIGHT,
+                        memory_bytes=2**29,
+                        program=digest("program"),
+                        steps_per_1000_s=12_000,
+                    ),
+                ),
+            )
+        ),
         PostScores(
             task=TaskId("digits"),
             round=RoundNumber(3),

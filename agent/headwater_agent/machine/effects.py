@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_agent.state import Changes
-from headwater_protocol.chain.task import Training
+from headwater_protocol.chain.task import Normalisation, Training
 from headwater_protocol.identifiers import Digest, RoundNumber
 from headwater_protocol.reasons import ReasonCode
 
@@ -69,12 +69,27 @@ class Train:
     seed: int
     """For the order of the examples, 0 to 2**63 - 1; a function of the device's entropy and the
     round, so a retry after a crash trains the same."""
+    normalisation: Normalisation | None = None
+    """Of the task, for the features."""
+    time_limit_ms: int | None = None
+    """After which no further step begins; the steps that were taken count. None for no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskPermission:
+    """Find out whether the device may train now, and answer with `Permission`."""
+
+    round: RoundNumber
+    needed_bytes: int
+    """Of memory, for the training."""
 
 
 class Event(StrEnum):
     """What there is to tell people."""
 
     SKIPPED = "skipped"
+    WAITING = "waiting"
+    DECLINED = "declined"
     FETCHING = "fetching"
     TRAINING = "training"
     ABANDONED = "abandoned"
@@ -108,4 +123,14 @@ class Rejected:
     detail: str
 
 
-Effect = Persist | Publish | OpenConnection | Subscribe | Unsubscribe | Train | Notice | Rejected
+Effect = (
+    Persist
+    | Publish
+    | OpenConnection
+    | Subscribe
+    | Unsubscribe
+    | AskPermission
+    | Train
+    | Notice
+    | Rejected
+)

@@ -54,6 +54,10 @@ class Trained:
     """Optimizer steps, for the log."""
     mean_loss: float = 0.0
     """Over the steps, for the log."""
+    duration_ms: int = 0
+    """That the steps took; 0 where nobody measured it."""
+    has_finished: bool = True
+    """Whether all of the task's steps were taken; `num_examples` is less in proportion if not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,4 +71,26 @@ class TrainingFailed:
     """One line for people."""
 
 
-Input = Connecting | Connected | Disconnected | Stopping | Arrived | Trained | TrainingFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """The answer to `AskPermission`: whether the machine that the device is a guest of lets it."""
+
+    may_train: bool
+    reason: str
+    """A word for status; `ok` if it may."""
+    detail: str
+    """One line for people."""
+    look_again_ms: int
+    """When to ask again, on the device's clock."""
+
+
+Input = (
+    Connecting
+    | Connected
+    | Disconnected
+    | Stopping
+    | Arrived
+    | Trained
+    | TrainingFailed
+    | Permission
+)

@@ -1,6 +1,7 @@
 """The round that a device works on, from the announcement to the trainer's answer."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from headwater_agent.machine.contribution import Deadlines
 from headwater_agent.machine.effects import Train
@@ -13,6 +14,12 @@ from headwater_protocol.errors import TooLarge
 from headwater_protocol.identifiers import MAX_UNSIGNED, Digest, RoundNumber, TimeMs
 from headwater_protocol.model.fixed_point import MAX_MODEL_OVERHEAD_BYTES
 
+TRAINING_COPIES: Final = 5
+"""Vectors of the model's size that a training holds: base, gradient, two moments, delta."""
+
+TRAINING_SHARE_THOUSANDTHS: Final = 850
+"""Of what is left of a round; the rest is for writing the update, sending it and sending again."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -23,6 +30,12 @@ class Job:
     deadlines: Deadlines
     is_training: bool = False
     """Whether the trainer has it; before, blobs are fetched."""
+    look_again_ms: int | None = None
+    """When to ask again for permission to train; None while nothing has to be asked."""
+    is_asked: bool = False
+    """Whether an answer to `AskPermission` is due."""
+    refusal: str = ""
+    """The last reason not to train, so that each is told once."""
 
 
 def compute_deadlines(round_: Round, task: Task, *, block_time_ms: int, now_ms: int) -> Deadlines:
@@ -52,7 +65,14 @@ def list_blobs(job: Job, limits: DeviceLimits) -> dict[Digest, int]:
     }
 
 
-def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes, reader: Reader) -> Train:
+def compute_needed_bytes(job: Job) -> int:
+    """The memory that training takes, about."""
+    return TRAINING_COPIES * 4 * job.task.num_parameters
+
+
+def make_request(
+    job: Job, *, base: bytes, program: bytes, entropy: bytes, reader: Reader, now_ms: int
+) -> Train:
     """What the trainer is asked for.
 
     Raises:
@@ -67,6 +87,8 @@ def make_request(job: Job, *, base: bytes, program: bytes, entropy: bytes, reade
         parameters=reader.base(base, task),
         training=task.training,
         seed=int.from_bytes(derive_seed(entropy, job.round.number, b"train")[:8], "big") >> 1,
+        normalisation=task.normalisation,
+        time_limit_ms=(job.deadlines.collect_ms - now_ms) * TRAINING_SHARE_THOUSANDTHS // 1_000,
     )
 
 

@@ -16,8 +16,10 @@ from typing import Final
 
 from headwater_agent.config import AgentConfig
 from headwater_agent.device import Device
+from headwater_agent.guest.host import Host
 from headwater_agent.machine.backoff import Jitter, compute_wait_ms
 from headwater_agent.machine.effects import (
+    AskPermission,
     Effect,
     Notice,
     OpenConnection,
@@ -33,6 +35,7 @@ from headwater_agent.machine.inputs import (
     Connecting,
     Disconnected,
     Input,
+    Permission,
     Stopping,
     Trained,
     TrainingFailed,
@@ -68,6 +71,9 @@ class MqttShell:
         training: Runs its `Train` effects.
         config: Brokers, login and TLS.
         clock: UTC in milliseconds.
+        host: Asked whether the device may train; None where it always may.
+        upkeep: Called with the time at least once in `MAX_WAIT_MS`, in the thread of `run`; it may
+            use the store.
     """
 
     def __init__(
@@ -78,11 +84,15 @@ class MqttShell:
         training: TrainsPrograms,
         config: AgentConfig,
         clock: Callable[[], int] = utc_ms,
+        host: Host | None = None,
+        upkeep: Callable[[int], None] | None = None,
     ) -> None:
         self._device = device
         self._store = store
         self._config = config
         self._clock = clock
+        self._host = host
+        self._upkeep = upkeep
         self._jitter = Jitter(secrets.token_bytes(32))
         self._connection: Connection | None = None
         self._connect_by_s = 0.0
@@ -131,6 +141,8 @@ class MqttShell:
         if due_ms is not None and due_ms <= self._clock():
             self._device.on_timer(self._clock())
             self._perform_all()
+        if self._upkeep is not None:
+            self._upkeep(self._clock())
 
     def _wait(self) -> None:
         connection = self._connection
@@ -194,6 +206,8 @@ class MqttShell:
                 self._store.apply(effect.changes)
             case OpenConnection():
                 self._open(effect)
+            case AskPermission():
+                self._answer(effect)
             case Train():
                 self._worker.submit(effect)
             case Notice():
@@ -208,6 +222,20 @@ class MqttShell:
                 )
             case Publish() | Subscribe() | Unsubscribe():
                 self._send(effect)
+
+    def _answer(self, question: AskPermission) -> None:
+        now_ms = self._clock()
+        if self._host is None:
+            answer = Permission(may_train=True, reason="ok", detail="", look_again_ms=now_ms)
+        else:
+            decision = self._host.ask(needed_bytes=question.needed_bytes)
+            answer = Permission(
+                may_train=decision.may_train,
+                reason=decision.reason.value,
+                detail=decision.detail,
+                look_again_ms=now_ms + decision.look_again_ms,
+            )
+        self._tell(answer)
 
     def _send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
         connection = self._connection

@@ -17,6 +17,7 @@ from headwater_gateway.machine.effects import (
     Submit,
     TakeIn,
 )
+from headwater_gateway.machine.fleet import Fleet
 from headwater_gateway.machine.intake import Intake
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.publisher import MAX_PUBLISHED_EPOCHS, FinalizedTip, Publisher
@@ -116,6 +117,7 @@ class GatewayMachine:
         everybody = [self._keys[validator] for validator in sorted(self._keys)]
         self._intakes: dict[ChainId, Intake] = {}
         self._publishers: dict[ChainId, Publisher] = {}
+        self._fleets: dict[ChainId, Fleet] = {}
         self._duties: dict[ChainId, list[ShardDuties]] = {}
         for desk in desks:
             self._intakes[desk.shard] = Intake(
@@ -123,6 +125,12 @@ class GatewayMachine:
                 shard=desk.shard,
                 keys=everybody,
                 state=self._states[desk.shard],
+                metrics=metrics,
+            )
+            self._fleets[desk.shard] = Fleet(
+                network=self._network,
+                state=self._states[desk.shard],
+                verifier=verifier or DirectVerifier(),
                 metrics=metrics,
             )
             self._publishers[desk.shard] = Publisher(
@@ -209,6 +217,10 @@ class GatewayMachine:
             else:
                 self._look(chain, now_ms)
 
+    def fleet(self, shard: ChainId) -> "Fleet":
+        """What the devices of a shard report of themselves."""
+        return self._fleets[shard]
+
     def on_epochs(self, updates: Sequence[EpochUpdate]) -> None:
         """Take the proofs of epochs that began, before `on_finalized` for the blocks after."""
         for update in updates:
@@ -242,6 +254,15 @@ class GatewayMachine:
             return
         intake = self._intakes.get(parsed.shard)
         if (
+            parsed.kind is TopicKind.STATUS
+            and parsed.network == self._network_name
+            and parsed.device is not None
+            and intake is not None
+        ):
+            if self._fleets[parsed.shard].receive(parsed.device, payload, now_ms):
+                self._look(parsed.shard, now_ms)
+            return
+        if (
             parsed.kind is not TopicKind.UPDATE
             or parsed.network != self._network_name
             or parsed.device is None
@@ -261,6 +282,8 @@ class GatewayMachine:
             self._watch.on_main(tip)
         else:
             self._watch.on_shard(chain, tip)
+        if chain in self._fleets:
+            self._fleets[chain].on_finalized(tip.state)
         if chain in self._intakes:
             height = tip.block.header.height
             self._effects.extend(self._intakes[chain].on_finalized(tip.state, height, now_ms))
@@ -373,6 +396,8 @@ class GatewayMachine:
             return
         for ticket, enrolment in self._due_enrolments(chain, now_ms):
             yield ticket, self._relay_key, enrolment
+        for ticket, declaration in self._fleets[chain].due(chain):
+            yield ticket, self._relay_key, declaration
         for duties in self._duties[chain]:
             for ticket, item in duties.due(state):
                 yield ticket, duties.key, item

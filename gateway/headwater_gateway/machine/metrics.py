@@ -40,7 +40,7 @@ class Metrics:
         self.refused_transactions: Counter[ReasonCode] = Counter()
         """Transactions of this gateway that an engine refused, by reason."""
         self.garbage: int = 0
-        """Messages on topics that the protocol does not know."""
+        """Messages on topics that the protocol does not know, and statuses that do not decode."""
 
     def round(self, shard: ChainId, number: RoundNumber) -> RoundMetrics:
         """The counters of a round, made where they are missing."""

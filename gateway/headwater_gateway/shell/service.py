@@ -184,7 +184,12 @@ class GatewayService:
         self._bus = MqttBus(
             url=self._setup.broker_url,
             client_id=f"hw-gateway-{self._setup.shards[0].keys[0].public_key.hex()[:12]}",
-            filters=[Topics(network, shard.shard).updates for shard in self._setup.shards],
+            filters=[
+                topic_filter
+                for shard in self._setup.shards
+                for topics in (Topics(network, shard.shard),)
+                for topic_filter in (topics.updates, topics.statuses)
+            ],
             on_message=self._on_message,
             on_connected=self._on_connected,
         )

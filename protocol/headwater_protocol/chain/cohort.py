@@ -68,6 +68,15 @@ def compute_capability_weight(capability: Capability, *, has_battery: bool) -> i
     return weight // 2 if has_battery else weight
 
 
+def compute_effective_weight(granted: int, capability: Capability) -> int:
+    """The weight of a device in draws: all that it was granted, or its class's part of it.
+
+    A class only ever takes away, so nobody is drawn more often for what he claims.
+    """
+    strong = CAPABILITY_WEIGHTS[Capability.STRONG]
+    return max(1, granted * CAPABILITY_WEIGHTS[capability] // strong)
+
+
 def compute_draw_weight(standing: Standing, clock: int) -> int:
     """A device's weight in the draw of a round whose clock is `clock`, at least 1."""
     owed = (clock - standing.mark) * standing.weight

@@ -12,6 +12,10 @@ MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 2**24
 """Of a model that a gateway scores and a Pi trains; 64 MB as int32."""
 
+MAX_NORMALISED: Final = 1_024
+"""Entries of a normalisation: 10 kB of a task, which travels with every announcement."""
+
+FixedPoint = Annotated[int, Range(-(2**31), 2**31 - 1)]
 Thousandths = Annotated[int, Range(0, 1_000_000)]
 Millionths = Annotated[int, Range(0, 1_000_000_000)]
 DurationMs = Annotated[int, Range(1, 30 * 24 * 3_600_000)]
@@ -53,10 +57,26 @@ class Codec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalisation:
+    """What every example goes through before the program: `(x - offset) * scale`.
+
+    A device's and a delegate's examples are on one scale only if one statement puts them there, so
+    it stands in the task. A list has one entry for all values of an example, one for each entry of
+    its last axis, or one for each value.
+    """
+
+    fraction_bits: Annotated[int, Range(0, 30)]
+    """Entries are multiples of `2**-fraction_bits`, like a model's parameters."""
+    offsets: Annotated[tuple[FixedPoint, ...], Count(1, MAX_NORMALISED)]
+    scales: Annotated[tuple[Annotated[int, Range(1, 2**31 - 1)], ...], Count(1, MAX_NORMALISED)]
+    """Positive: 0 would erase a feature."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Fixed when it is opened; a ledger names it in every round."""
 
-    KIND: ClassVar[str] = "task/1"
+    KIND: ClassVar[str] = "task/2"
 
     task: TaskId
     program: Digest
@@ -93,6 +113,8 @@ class Task:
     """Paid out a round and shard, when anything was accepted."""
     delegate_thousandths: Annotated[int, Range(0, 1_000)]
     """The share of the budget that goes to the delegates who scored and attested."""
+    normalisation: Normalisation | None = None
+    """Of the examples; None where they are used as they come."""
 
     @property
     def num_parameters(self) -> int:

@@ -37,6 +37,7 @@ from headwater_protocol.identifiers import (
     Units,
 )
 from headwater_protocol.light.update import EpochUpdate
+from headwater_protocol.messages.status import SignedStatus
 
 MAX_BATCH_COMMITS: Final = 1_000
 """Commits of one transaction: about 150 kB."""
@@ -160,6 +161,15 @@ class AdoptTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeclareCapability:
+    """Note the class that a device reports, which decides how often it is drawn."""
+
+    KIND: ClassVar[str] = "declare-capability/1"
+
+    status: SignedStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
     """Move units between accounts of the main chain."""
 
@@ -189,7 +199,14 @@ class AttestMerge:
 
 
 ShardBody = (
-    EnrolDevice | CommitUpdates | PostScores | AttestModel | SignCheckpoint | AdoptEpoch | AdoptTask
+    EnrolDevice
+    | DeclareCapability
+    | CommitUpdates
+    | PostScores
+    | AttestModel
+    | SignCheckpoint
+    | AdoptEpoch
+    | AdoptTask
 )
 MainBody = Transfer | PostCheckpoint | AttestMerge | StakeBody | MarketBody | JusticeBody
 Body = ShardBody | MainBody

@@ -54,7 +54,7 @@ def take_draw(
     total_weight, count = 0, 0
     for device_id, weight in eligible:
         device = draft.get_existing(DEVICES, device_id)
-        total_weight += device.weight
+        total_weight += device.standing.weight
         if compute_rank(seed, device_id, weight) <= threshold:
             count += 1
             mark = advance_mark(device.standing, clock)

@@ -9,6 +9,7 @@ from headwater_protocol.chain.transaction import (
     AdoptTask,
     AttestModel,
     CommitUpdates,
+    DeclareCapability,
     EnrolDevice,
     PostScores,
     SignCheckpoint,
@@ -28,6 +29,7 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
 from headwater_shard.shardchain.adoption import process_adoption, start_trust
 from headwater_shard.shardchain.attest import process_attestation
+from headwater_shard.shardchain.capability import process_capability
 from headwater_shard.shardchain.checkpoints import (
     emit_due_checkpoint,
     process_checkpoint_signature,
@@ -120,6 +122,8 @@ class ShardLedger:
         sender = ValidatorId(signed.transaction.sender)
         if isinstance(body, EnrolDevice):
             process_enrolment(draft, self._rules, body, context, verifier)
+        elif isinstance(body, DeclareCapability):
+            process_capability(draft, self._rules, body, sender, verifier)
         elif isinstance(body, CommitUpdates):
             process_commits(draft, self._rules, body, sender, verifier)
         elif isinstance(body, PostScores):

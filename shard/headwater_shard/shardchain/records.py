@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.account import PenaltyBalance, RewardBalance
 from headwater_protocol.chain.checkpoint import SignedCheckpoint
-from headwater_protocol.chain.cohort import Standing
+from headwater_protocol.chain.cohort import Capability, Standing, compute_effective_weight
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.chain.proof import MAX_NAMESPACES, SHARD_NAMESPACES
@@ -97,9 +97,10 @@ class Shard:
 class Device:
     """An enrolled device."""
 
-    KIND: ClassVar[str] = "device/1"
+    KIND: ClassVar[str] = "device/2"
 
     weight: DeviceWeight
+    """As granted at enrolment."""
     enrolled_height: Height
     num_accepted: CountField
     num_rejected: CountField
@@ -118,11 +119,16 @@ class Device:
     num_quarantines: CountField
     quarantined_until: RoundNumber
     """The last round that it is left out of."""
+    capability: Capability = Capability.STRONG
+    """As it reported; before, nothing is taken off its weight."""
+    declared: CountField = 0
+    """Number of the report that said so; 0 for none."""
 
     @property
     def standing(self) -> Standing:
         """What its weight in the next draw follows from."""
-        return Standing(weight=self.weight, mark=self.mark)
+        weight = compute_effective_weight(self.weight, self.capability)
+        return Standing(weight=weight, mark=self.mark)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

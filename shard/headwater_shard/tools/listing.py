@@ -156,6 +156,7 @@ def _devices(shard: ChainId, state: State) -> Iterator[Row]:
             "shard": shard,
             "device": key.hex(),
             "weight": device.weight,
+            "class": device.capability.value,
             "accepted": device.num_accepted,
             "rejected": device.num_rejected,
             "reputation": device.reputation,

@@ -15,7 +15,9 @@ from amqtt.broker import Broker
 from paho.mqtt.enums import CallbackAPIVersion
 
 from headwater_agent.config import AgentConfig, BrokerAddress, Tls
+from headwater_agent.data.config import parse_data
 from headwater_agent.device import Device
+from headwater_agent.guest.config import DEFAULT_GUEST
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.shell.connection import MAX_PACKET_BYTES, Connection
@@ -94,8 +96,8 @@ def make_config(port: int, folder: Path) -> AgentConfig:
         weight=1,
         key=folder / "key",
         state=folder / "state.db",
-        data=folder / "data",
-        max_data_bytes=1 << 20,
+        data=parse_data({"path": "data"}, folder=folder, max_bytes=1 << 20),
+        guest=DEFAULT_GUEST,
         login=None,
         tls=Tls(ca_file=None, cert_file=None, key_file=None),
         limits=DeviceLimits(),
@@ -186,7 +188,8 @@ def test_a_round_over_a_real_broker(tmp_path: Path) -> None:
             shell.stop()
             thread.join(5)
             assert not thread.is_alive()
-            wait_for(lambda: gateway.statuses == [True, False])
+            # Once more after the training, with what the device measured.
+            wait_for(lambda: gateway.statuses == [True, True, False])
             gateway.client.loop_stop()
             gateway.client.disconnect()
         assert len(gateway.updates) == 1

@@ -1,0 +1,40 @@
+"""What a process gives up at its start: threads, priority, cores. Imports nothing heavy."""
+
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from headwater_agent.guest.config import GuestConfig
+
+THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+_log = logging.getLogger("headwater.agent")
+
+
+def limit_threads() -> None:
+    """Keep linear algebra to one thread; only has an effect before numpy is imported.
+
+    It would start one a core, and no array here is large enough to gain from it.
+    """
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, "1")
+
+
+def give_way(config: "GuestConfig") -> None:
+    """Lower this process's priority and keep it to its cores; what the system refuses is logged."""
+    if config.niceness:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, config.niceness)
+        except OSError as error:
+            _log.warning("event=guest detail=%r", f"niceness {config.niceness}: {error.strerror}")
+    if config.pinned_cores:
+        try:
+            os.sched_setaffinity(0, config.pinned_cores)
+        except (OSError, AttributeError) as error:
+            _log.warning("event=guest detail=%r", f"pinned_cores {config.pinned_cores}: {error}")
