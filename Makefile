@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo test lint coverage vectors programs check-programs crash fuzz clean
+.PHONY: help demo test lint coverage vectors programs check-programs crash fuzz study other-python \
+  clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +56,33 @@ crash: $(STAMP) ## Kill a gateway twenty times, and a store while it writes
 fuzz: $(STAMP) ## The long simulations: planted bugs, many seeds, thousands of connections
 	@$(BIN)/python -m pytest -m crash tests/simulation $(ARGS)
 
+$(VENV)/.study: $(STAMP) requirements-study.txt
+	@$(BIN)/pip install -q --disable-pip-version-check -c requirements.txt -r requirements-study.txt
+	@touch $@
+
+study: $(VENV)/.study ## Install Ray, pyarrow and pandas, and test what needs them
+	@HEADWATER_REQUIRE=study $(BIN)/python -m pytest -m study $(ARGS)
+
+# 3.11 trains with tflite-runtime, newer versions with its successor.
+OTHER_PYTHON ?= $(shell for p in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[32]*/bin/python; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+
+.venv-other/.installed: pyproject.toml requirements.txt
+	@test -n "$(OTHER_PYTHON)" \
+	  || { echo "no Python 3.12 or 3.13 here: make other-python OTHER_PYTHON=..." >&2; exit 2; }
+	@$(OTHER_PYTHON) -m venv .venv-other
+	@.venv-other/bin/pip install -q --disable-pip-version-check -r requirements.txt
+	@.venv-other/bin/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: which-other-python
+which-other-python:
+	@echo $(OTHER_PYTHON)
+
+other-python: $(STAMP) .venv-other/.installed ## Test on Python 3.12 or 3.13 too, and compare ledgers
+	@.venv-other/bin/python -m pytest -n $(WORKERS) tests/protocol tests/models tests/agent tests/shard
+	@HEADWATER_REQUIRE=pythons $(BIN)/python -m pytest -m pythons $(ARGS)
+
 .venv-export/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv-export
 	@.venv-export/bin/pip install -q --disable-pip-version-check -e ".[export]" "tensorflow-cpu==2.21.0; platform_machine == 'x86_64'"
@@ -67,4 +95,4 @@ check-programs: .venv-export/.installed ## Check that the committed programs are
 	@.venv-export/bin/headwater-model build --check
 
 clean: ## Remove environments, caches and demo output
-	rm -rf .venv .venv-export .mypy_cache .ruff_cache .pytest_cache .hypothesis headwater-demo*
+	rm -rf .venv .venv-export .venv-other .mypy_cache .ruff_cache .pytest_cache .hypothesis headwater-demo*

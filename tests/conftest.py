@@ -15,6 +15,9 @@ from tests.support.browser import find_chromium
 
 ROOT = Path(__file__).parent.parent
 
+OTHER_PYTHON = ROOT / ".venv-other/bin/python"
+STUDY_MODULES = ("ray", "pyarrow", "pandas")
+
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -28,8 +31,11 @@ def why_missing(marker: str) -> str | None:
         return "needs TensorFlow in .venv-export: make programs"
     if marker == "browser" and find_chromium() is None:
         return "needs Chromium: apt-get install chromium"
-    if marker == "ray" and importlib.util.find_spec("ray") is None:
-        return "needs Ray: pip install -e '.[ray]'"
+    if marker == "pythons" and not OTHER_PYTHON.is_file():
+        return "needs Python 3.12 or 3.13 in .venv-other: make other-python"
+    if marker == "study":
+        missing = [name for name in STUDY_MODULES if importlib.util.find_spec(name) is None]
+        return f"needs {', '.join(missing)}: make study" if missing else None
     return None
 
 

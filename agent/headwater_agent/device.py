@@ -68,7 +68,7 @@ from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
 from headwater_agent.machine.reading import DirectReader, Reader
 from headwater_agent.machine.speed import Speedometer
 from headwater_agent.machine.tally import Tally
-from headwater_agent.state import Changes, DeviceState, apply_changes
+from headwater_agent.state import Changes, DeviceState, Residual, apply_changes
 from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
@@ -261,6 +261,19 @@ class Device:
                         self._effects.append(self._status(is_online=False))
         except InvalidMessage as error:
             self._reject(error.reason, str(error))
+
+    def share_residual(self, own: Residual, copy: Residual) -> None:
+        """Refer to the shell's copy of a residual in place of the machine's own.
+
+        A residual is as large as the model and read once or twice a round; a shell that can fetch
+        it again need not have it in memory twice, or at all.
+
+        Args:
+            own: As a `Persist` brought it; if the machine has a newer one, nothing is replaced.
+            copy: Equal to it.
+        """
+        if self._state.residual is own:
+            self._state = replace(self._state, residual=copy)
 
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""

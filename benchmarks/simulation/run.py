@@ -1,10 +1,11 @@
 """Both sides of the comparison from one run: this simulator, and Flower's with no-op clients.
 
-    python benchmarks/simulation/run.py [--no-flower] [--large]
+    python benchmarks/simulation/run.py [--no-flower]
 
-Flower gets an environment of its own, `benchmarks/simulation/.venv-flower`, made at the first call.
-Ours does more in its time: every device trains, quantizes, signs and verifies, two ledgers and a
-main chain are executed and certified, and the models are evaluated.
+What a device costs in larger fleets is `scale.py`'s to say. Flower gets an environment of its own,
+`benchmarks/simulation/.venv-flower`, made at the first call. Ours does more in its time: every
+device trains, quantizes, signs and verifies, two ledgers and a main chain are executed and
+certified, and the models are evaluated.
 """
 
 import argparse
@@ -16,14 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from child import simulate
+
 HERE = Path(__file__).parent
 SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
 FLOWER = HERE / ".venv-flower"
 CLIENTS, ROUNDS = 1_000, 3
 
 
-def measure(command: list[str]) -> tuple[float, float, float, str]:
-    """Wall seconds, processor seconds and peak megabytes of a command with its children."""
+def measure(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak megabytes of a command with all processes that it starts."""
     with tempfile.NamedTemporaryFile() as log:
         began = time.monotonic()
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -34,13 +37,7 @@ def measure(command: list[str]) -> tuple[float, float, float, str]:
         wall_s = time.monotonic() - began
         if child.returncode:
             sys.exit(f"{' '.join(command)} failed:\n" + Path(log.name).read_text()[-2_000:])
-        times = os.times()
-        return (
-            wall_s,
-            times.children_user + times.children_system,
-            peak / 1e6,
-            Path(log.name).read_text(),
-        )
+        return wall_s, peak / 1e6
 
 
 def resident_bytes(pid: int) -> int:
@@ -53,26 +50,15 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(one)) for one in children)
 
 
-def run_ours(name: str) -> tuple[float, float]:
-    before = os.times()
-    wall_s, cpu_s, peak_mb, text = measure(
-        [
-            str(Path(sys.executable).with_name("headwater-sim")),
-            "run",
-            str(SCENARIOS / f"{name}.toml"),
-            "--json",
-        ]
-    )
-    cpu_s -= before.children_user + before.children_system
-    start = text.index("{")
-    result = json.loads(text[start:])
-    trained = result["counts"]["trainings"]
+def run_ours(name: str) -> float:
+    cost = simulate(SCENARIOS / f"{name}.toml")
+    result = json.loads(cost.output)
     print(
-        f"headwater {name}: {wall_s:.1f} s, {cpu_s:.1f} s of processor, {peak_mb:.0f} MB, "
-        f"{1_000 * cpu_s / trained:.2f} ms of processor a device and round, "
+        f"headwater {name}: {cost.wall_s:.1f} s, {cost.cpu_s:.1f} s of processor, "
+        f"{cost.peak_mb:.0f} MB, {result['counts']['trainings']:,} trainings, "
         f"digest {result['final']['main_chain_digest'][:16]}"
     )
-    return wall_s, cpu_s / trained
+    return cost.wall_s
 
 
 def run_flower() -> float:
@@ -83,7 +69,7 @@ def run_flower() -> float:
         subprocess.run(
             [str(python), "-m", "pip", "install", "-q", "flwr[simulation]>=1.13,<2"], check=True
         )
-    wall_s, _, peak_mb, _ = measure(
+    wall_s, peak_mb = measure(
         [str(python), str(HERE / "flower_side.py"), str(CLIENTS), str(ROUNDS)]
     )
     print(f"flower, {CLIENTS} no-op clients, {ROUNDS} rounds: {wall_s:.1f} s, {peak_mb:.0f} MB")
@@ -93,12 +79,8 @@ def run_flower() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-flower", action="store_true")
-    parser.add_argument("--large", action="store_true", help="100,000 devices as well")
     options = parser.parse_args()
-    ours_s, small = run_ours("fleet-1000")
-    if options.large:
-        _, large = run_ours("fleet-100000")
-        print(f"processor time a device and round, 100,000 to 1,000: {large / small:.2f}")
+    ours_s = run_ours("fleet-1000")
     if not options.no_flower:
         print(f"ratio: {run_flower() / ours_s:.1f}")
 

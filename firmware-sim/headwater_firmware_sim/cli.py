@@ -94,17 +94,61 @@ def _build_app() -> "typer.Typer":
             bool, typer.Option("--live", help="On a real broker, in real time.")
         ] = False,
         broker: Annotated[
-            str | None, typer.Option(help="With --live, mqtt://host:port; embedded if left out.")
+            str | None,
+            typer.Option(
+                metavar="URL",
+                help="With --live: mqtt://host:port, or mosquitto to start one; else embedded.",
+            ),
         ] = None,
+        ray: Annotated[
+            str | None,
+            typer.Option(
+                metavar="ADDRESS",
+                help="Train on Ray: local, auto, HOST:6379, ray://HOST:PORT; the same ledgers.",
+            ),
+        ] = None,
+        workers: Annotated[
+            int | None,
+            typer.Option(min=1, max=256, help="With --ray local; all cores if left out."),
+        ] = None,
+        record_training: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Keep every training's result.")
+        ] = None,
+        replay_training: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE", help="Take results from there; the same ledgers anywhere."
+            ),
+        ] = None,
+        check_training: Annotated[
+            bool,
+            typer.Option("--check-training", help="With --replay-training, compute and compare."),
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
     ) -> int:
         """Run a scenario; in virtual time, and the same for the same seed, unless --live."""
         from headwater_firmware_sim.running import run_file
+        from headwater_firmware_sim.trainings.choice import TrainingChoice
         from headwater_protocol.errors import ConfigError
 
         console = Console(stderr=as_json)
         if broker is not None and not live:
             raise ConfigError("--broker", "needs a live run", fix="add --live")
+        choice = TrainingChoice(
+            ray=ray,
+            workers=workers,
+            record=record_training,
+            replay=replay_training,
+            checks=check_training,
+        )
+        if live and not choice.is_plain:
+            raise ConfigError(
+                "--live",
+                "trains in its own process, in real time",
+                fix="leave out --live, or the options of trainings",
+            )
+        if live and audit:
+            raise ConfigError("--audit", "a live run keeps no ledgers", fix="leave one of them out")
         if live:
             from headwater_firmware_sim.live.scenario import run_live_file
 
@@ -113,7 +157,13 @@ def _build_app() -> "typer.Typer":
             )
         else:
             result = run_file(
-                scenario, seed=seed, out=out, audits=audit, console=console, as_json=as_json
+                scenario,
+                seed=seed,
+                out=out,
+                audits=audit,
+                console=console,
+                as_json=as_json,
+                choice=choice,
             )
         return 0 if result.final.audit in {"ok", "not run"} else 1
 

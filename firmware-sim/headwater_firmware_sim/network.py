@@ -55,8 +55,21 @@ def plan_network(
     task: Task,
     parameters: Parameters,
     device_balance: int = 0,
+    later_budget: int = 0,
 ) -> NetworkPlan:
-    """The network of a seed; each device holds `device_balance` on the main chain at the start.
+    """The network of a seed.
+
+    Args:
+        name: Of the network.
+        seed: Derives all keys.
+        time_ms: Of the genesis.
+        num_shards: Shards.
+        delegates_per_shard: Delegates of each.
+        num_devices: Devices of all shards.
+        task: The first one.
+        parameters: The network's.
+        device_balance: What each device holds on the main chain at the start.
+        later_budget: Units of all tasks that the sponsor opens later.
 
     Raises:
         OutOfBounds: If the genesis would contradict itself.
@@ -76,7 +89,7 @@ def plan_network(
     ]
     devices = tuple(derive_key(seed, "device", index) for index in range(num_devices))
     budget = task.round_budget * task.rounds * num_shards
-    balances = {sponsor.account: budget + SPARE_BALANCE}
+    balances = {sponsor.account: budget + later_budget + SPARE_BALANCE}
     if device_balance:
         balances |= {key.account: device_balance for key in devices}
     genesis = Genesis(

@@ -20,7 +20,9 @@ class RoundRow:
 
     shard: str
     round: int
-    """From 1."""
+    """From 1; goes on counting from task to task."""
+    task: str
+    """Its name on the ledger; the first one's is the scenario's."""
     epoch: int
     """Merges of the main chain that the base contains."""
     opened_ms: int

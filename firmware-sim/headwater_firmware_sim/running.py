@@ -15,10 +15,13 @@ from rich.table import Table
 
 from headwater_firmware_sim.output.folder import RESULT_NAME, save_run
 from headwater_firmware_sim.output.result_json import write_result
-from headwater_firmware_sim.output.whole import explain
+from headwater_firmware_sim.output.standard import standard_output
+from headwater_firmware_sim.output.whole import TEMPORARY_SUFFIX, explain
 from headwater_firmware_sim.results import RunResult
 from headwater_firmware_sim.scenario.reader import load_scenario
 from headwater_firmware_sim.stage import make_stage
+from headwater_firmware_sim.trainings.choice import TrainingChoice, open_trainings
+from headwater_firmware_sim.trainings.recording import describe_runtime
 from headwater_firmware_sim.virtual.folder import audit_run, write_ledgers
 from headwater_firmware_sim.virtual.run import VirtualRun
 from headwater_protocol.chain.round import RoundPhase
@@ -41,17 +44,42 @@ def run_file(
     audits: bool,
     console: Console,
     as_json: bool,
+    choice: TrainingChoice | None = None,
 ) -> RunResult:
     """Run a scenario on the virtual clock, print what came of it, and write its folder.
 
     Raises:
         ConfigError: If the scenario, its data or the folder cannot be used; nothing is written.
+        NotRecorded: If trainings are replayed that were not recorded.
+        TransportError: If a cluster is lost.
     """
+    choice = choice or TrainingChoice()
+    choice.require_consistent()
     scenario = load_scenario(path)
     if out is not None:
         require_free(out)
     stage = make_stage(scenario, folder=path.parent, seed=seed)
-    run = VirtualRun(stage, keeps_payloads=audits or out is not None)
+    with open_trainings(choice, stage.plan.network) as opened:
+        run = VirtualRun(
+            stage,
+            keeps_payloads=audits or out is not None,
+            trainings=opened.trainings,
+        )
+        _run(run, console)
+    result = run.result(audit=audit_run(run) if audits else "not run")
+    # Printed first: a disk that turns out to be full costs the folder, not the result.
+    print_result(result, console=console, as_json=as_json)
+    if opened.recorded_with is not None:
+        console.print(f"trainings as recorded with {opened.recorded_with}", soft_wrap=True)
+    if opened.agreement is not None:
+        console.print(f"with {describe_runtime()}: {opened.agreement}", soft_wrap=True)
+    if out is not None:
+        save(run, result, out)
+    return result
+
+
+def _run(run: VirtualRun, console: Console) -> None:
+    scenario = run.stage.scenario
     with show_progress(console, scenario.name) as show:
         shown_s = 0.0
 
@@ -61,12 +89,12 @@ def run_file(
                 shown_s = time.monotonic()
                 show(compute_share(current), f"{current.elapsed_ms / 1_000:.0f} s simulated")
 
-        run.run(on_progress=on_progress)
-    result = run.result(audit=audit_run(run) if audits else "not run")
-    if out is not None:
-        save(run, result, out)
-    print_result(result, console=console, as_json=as_json)
-    return result
+        try:
+            run.run(on_progress=on_progress)
+        except StorageError as error:
+            raise ConfigError(
+                "TMPDIR", str(error), fix="free space there, or name another folder in it"
+            ) from error
 
 
 def compute_share(run: VirtualRun) -> float:
@@ -84,7 +112,7 @@ def compute_share(run: VirtualRun) -> float:
         done += round_.number - 1
         is_closed = round_.phase is RoundPhase.CLOSED
         done += 1.0 if is_closed else 0.9 * round_.num_updates / max(1, round_.cohort_size)
-    return min(1.0, done / (len(shards) * run.stage.scenario.rounds))
+    return min(1.0, done / (len(shards) * run.stage.scenario.total_rounds))
 
 
 @contextmanager
@@ -106,11 +134,20 @@ def show_progress(console: Console, title: str) -> Iterator[OnShare]:
 
 
 def print_result(result: RunResult, *, console: Console, as_json: bool) -> None:
-    """Print a run as a table, or as `result.json`."""
-    if as_json:
-        write_result(result, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
+    """Print a run as a table, or as `result.json`.
+
+    Raises:
+        ConfigError: If standard output is on a full disk.
+    """
+    with standard_output():
+        if as_json:
+            write_result(result, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            _print_tables(result, console)
+
+
+def _print_tables(result: RunResult, console: Console) -> None:
     table = Table(title=f"{result.scenario}, seed {result.seed}")
     for name in ("shard", "round", "cohort", "updates", "accepted", "refused", "accuracy"):
         table.add_column(name, justify="left" if name == "shard" else "right")
@@ -168,18 +205,23 @@ def save(run: VirtualRun, result: RunResult, out: Path) -> None:
     Raises:
         ConfigError: If the disk is full or refuses.
     """
-    draft = out.absolute().with_name(out.name + ".partial")
+    draft = out.absolute().with_name(out.name + TEMPORARY_SUFFIX)
+    before = out.absolute().with_name(out.name + ".before")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_ledgers(run, draft)
         save_run(result, draft)
         if out.exists():
-            shutil.rmtree(out)
+            shutil.rmtree(before, ignore_errors=True)
+            out.replace(before)
         draft.replace(out)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise explain(error) from error
     except StorageError as error:
-        raise ConfigError("--out", str(error), fix="name another folder") from error
+        if isinstance(error.__cause__, OSError):
+            raise explain(error.__cause__, path=out) from error
+        raise ConfigError(str(out), str(error), fix="name another folder") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -1,7 +1,7 @@
 """From a scenario and a seed to everything that a run starts from, the same for both modes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,18 @@ FRACTION_BITS: Final = 20
 START_MS: Final = 1_700_000_000_000
 """Virtual time at which a run starts; the first round opens `warm_up_ms` later."""
 
+MAX_TASK_ID: Final = 32
+NEXT_KEYS: Final = (
+    "model",
+    "optimizer",
+    "learning_rate",
+    "local_epochs",
+    "batch_size",
+    "bits",
+    "rule",
+)
+"""Of a next task, that stand for those of the first where they are given."""
+
 BYTES_PER_PARAMETER: Final = 20
 """That training takes: parameters, gradient, delta, optimizer."""
 
@@ -63,6 +75,19 @@ class Casting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """What a task is trained with."""
+
+    task: Task
+    program: Program
+    initial_model: bytes
+    data: FleetData
+    validation: dict[ValidatorId, ValidationData]
+    after_ms: int
+    """From the end of the task before to its opening."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
     """A run before it begins."""
 
@@ -77,6 +102,22 @@ class Stage:
     """By device."""
     warm_up_ms: int
     """From the start to the first round, for boot and enrolment."""
+    later: tuple[Material, ...] = ()
+    """Of the tasks after the first, in the order of their opening."""
+
+    def data_of(self, program: Digest) -> FleetData:
+        """The fleet's data as a task's program takes them."""
+        for material in self.later:
+            if material.task.program == program != self.program.digest:
+                return material.data
+        return self.data
+
+    def program_of(self, program: Digest) -> Program:
+        """A task's program."""
+        for material in self.later:
+            if material.task.program == program:
+                return material.program
+        return self.program
 
     def devices_of(self, shard: ChainId) -> range:
         """Indices of a shard's devices."""
@@ -99,9 +140,11 @@ def make_stage(
         ConfigError: If the program or the data cannot be used.
     """
     chosen = scenario.seed if seed is None else seed
-    program = _load_program(scenario.task.model, folder)
-    initial = from_float32(initial_parameters(program, chosen), fraction_bits=FRACTION_BITS)
-    initial_model = encode_model(initial)
+    program, initial_model = _load_program("task.model", scenario.task.model, folder, seed=chosen)
+    later = [
+        _prepare(scenario, number, folder=folder, seed=chosen)
+        for number in range(len(scenario.next_task))
+    ]
     warm_up_ms = 2_000 + scenario.devices // 10
     network = scenario.network
     plan = plan_network(
@@ -120,13 +163,11 @@ def make_stage(
             retention_rounds=2,
             clock_drift_ms=5_000,
         ),
+        later_budget=sum(
+            entry.task.round_budget * entry.task.rounds * network.shards for entry in later
+        ),
     )
     data = make_fleet_data(scenario, program, seed=chosen, folder=folder)
-    delegates = [key for shard in sorted(plan.delegates) for key in plan.delegates[shard]]
-    validation: dict[ValidatorId, ValidationData] = {}
-    for index, key in enumerate(delegates):
-        own = data.validation(index)
-        validation[key.validator] = ValidationData(features=own.features, labels=own.labels)
     return Stage(
         scenario=scenario,
         seed=chosen,
@@ -134,10 +175,68 @@ def make_stage(
         program=program,
         initial_model=initial_model,
         data=data,
-        validation=validation,
+        validation=_deal_validation(data, plan),
         fleet=_cast(scenario, chosen),
         warm_up_ms=warm_up_ms,
+        later=tuple(
+            Material(
+                task=entry.task,
+                program=entry.program,
+                initial_model=entry.initial_model,
+                data=entry.data,
+                validation=_deal_validation(entry.data, plan),
+                after_ms=entry.after_ms,
+            )
+            for entry in later
+        ),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared:
+    """A later task before there are delegates."""
+
+    task: Task
+    program: Program
+    initial_model: bytes
+    data: FleetData
+    after_ms: int
+
+
+def _prepare(scenario: Scenario, index: int, *, folder: Path, seed: int) -> _Prepared:
+    """The task of `scenario.next_task[index]`.
+
+    Raises:
+        ConfigError: If its program or the data cannot be used.
+    """
+    entry, number = scenario.next_task[index], index + 2
+    changes = {name: value for name in NEXT_KEYS if (value := getattr(entry, name)) is not None}
+    own = replace(
+        scenario,
+        name=f"{scenario.name[: MAX_TASK_ID - 1 - len(str(number))]}-{number}",
+        rounds=entry.rounds,
+        task=replace(scenario.task, **changes),
+    )
+    # A seed of its own, so that a second task with the same program begins anew.
+    program, initial_model = _load_program(
+        f"next_task[{index + 1}].model", own.task.model, folder, seed=seed + index + 1
+    )
+    return _Prepared(
+        task=make_task(own, program, blob_digest(initial_model)),
+        program=program,
+        initial_model=initial_model,
+        data=make_fleet_data(own, program, seed=seed, folder=folder),
+        after_ms=round(entry.after_s * 1_000),
+    )
+
+
+def _deal_validation(data: FleetData, plan: NetworkPlan) -> dict[ValidatorId, ValidationData]:
+    delegates = [key for shard in sorted(plan.delegates) for key in plan.delegates[shard]]
+    validation: dict[ValidatorId, ValidationData] = {}
+    for index, key in enumerate(delegates):
+        own = data.validation(index)
+        validation[key.validator] = ValidationData(features=own.features, labels=own.labels)
+    return validation
 
 
 def make_task(scenario: Scenario, program: Program, initial_model: Digest) -> Task:
@@ -216,15 +315,17 @@ def _cast(scenario: Scenario, seed: int) -> tuple[Casting, ...]:
     return tuple(cast)
 
 
-def _load_program(name: str, folder: Path) -> Program:
-    if name in list_programs():
-        return Program.load(name)
+def _load_program(key: str, name: str, folder: Path, *, seed: int) -> tuple[Program, bytes]:
+    """A program with the model that it begins with."""
     try:
-        return Program((folder / name).read_bytes())
+        if name in list_programs():
+            program = Program.load(name)
+        else:
+            program = Program((folder / name).read_bytes())
     except (OSError, InvalidMessage, InvalidProgram) as error:
-        raise ConfigError(
-            "task.model", f"{name}: {error}", fix="try headwater-model check on it"
-        ) from None
+        raise ConfigError(key, f"{name}: {error}", fix="try headwater-model check on it") from None
+    initial = from_float32(initial_parameters(program, seed), fraction_bits=FRACTION_BITS)
+    return program, encode_model(initial)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -168,6 +168,11 @@ class _Reference:
     blob: bytes
 
 
+def reference_seed(work: ScoreBatch) -> tuple[int, ...]:
+    """Of the generator that orders a delegate's examples in a round."""
+    return (work.round, *work.validator[:8])
+
+
 class Scorer:
     """Scores updates by their cosine with a reference that each delegate trains itself.
 
@@ -238,6 +243,24 @@ class Scorer:
             self._trainers[task.program] = Trainer(Program(self._blobs.get(task.program)))
         return self._trainers[task.program]
 
+    def train_reference(
+        self, work: ScoreBatch, base: NDArray[np.float32], data: ValidationData
+    ) -> NDArray[np.float32]:
+        """A delegate's own delta from a round's base, shape (num_parameters,).
+
+        A simulation that takes training results as inputs puts its own in this place.
+
+        Raises:
+            InvalidMessage: If the program or the data cannot be used.
+            TrainingDiverged: If training ends in NaN or infinity.
+        """
+        # The seed only orders the batches; it is the delegate's own, so it need not be shared.
+        rng = np.random.default_rng(reference_seed(work))
+        plan = training_plan(work.task.training)
+        # What devices do with theirs, or the two would learn different things.
+        features = normalise(data.features, work.task.normalisation)
+        return self.trainer(work.task).train(base, features, data.labels, plan, rng).delta
+
     def _reference(self, work: ScoreBatch) -> _Reference:
         key = (work.validator, work.round, work.base)
         known = self._references.get(key)
@@ -249,14 +272,8 @@ class Scorer:
         task = work.task
         try:
             base = to_float32(decode_task_model(task, self._blobs.get(work.base)))
-            # The seed only orders the batches; it is the delegate's own, so it need not be shared.
-            rng = np.random.default_rng([work.round, *work.validator[:8]])
-            # What devices do with theirs, or the two would learn different things.
-            features = normalise(data.features, task.normalisation)
-            result = self.trainer(task).train(
-                base, features, data.labels, training_plan(task.training), rng
-            )
-            delta = from_float32(result.delta, fraction_bits=task.fraction_bits)
+            trained = self.train_reference(work, base, data)
+            delta = from_float32(trained, fraction_bits=task.fraction_bits)
             reference = _Reference(_make_vector(delta.parameters), encode_model(delta))
         except (
             InvalidMessage,

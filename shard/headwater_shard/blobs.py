@@ -12,6 +12,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -292,12 +293,19 @@ class BlobStore:
             writer.flush()
             os.fdatasync(writer.fileno())
         except OSError as error:
-            self._writer = None
+            self._drop_writer()
             raise StorageError(
                 f"{self._path(self._segment)}: {error}; free space on the disk"
             ) from error
         self._places.update(places)
         self._end = offset
+
+    def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            # It tries to write once more what was refused; the next writer cuts that off.
+            with suppress(OSError):
+                writer.close()
 
     def _open_writer(self) -> BinaryIO:
         if self._writer is not None and self._end < SEGMENT_BYTES:

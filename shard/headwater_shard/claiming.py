@@ -7,6 +7,7 @@ what cannot be proven any more is proven under the next checkpoint: totals are c
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from headwater_protocol.chain.contribution import commit_contributions, prove_contribution
 from headwater_protocol.chain.market import (
@@ -34,8 +35,28 @@ from headwater_shard.shardchain.records import PENALTIES, REWARDS, ROOTS, checkp
 from headwater_shard.state.state import State
 
 
+@dataclass(slots=True)
+class ClaimProgress:
+    """How far a relay has come with a shard's rewards, so that no batch begins at the first again.
+
+    What was paid stays paid, so the accounts in front need not be looked at twice.
+    """
+
+    root: Digest | None = None
+    """Of the rewards that the rest is about."""
+    accounts: list[bytes] = field(default_factory=list)
+    """All that have any, in order."""
+    num_paid: int = 0
+    """Of these, in front, paid in full."""
+
+
 def due_reward_claim(
-    shard: ChainId, state: State, main: State, *, interval: int = 1
+    shard: ChainId,
+    state: State,
+    main: State,
+    *,
+    interval: int = 1,
+    progress: ClaimProgress | None = None,
 ) -> ClaimRewards | None:
     """The next batch of rewards that the shard's last settled checkpoint proves and nobody got.
 
@@ -44,6 +65,7 @@ def due_reward_claim(
         state: Of the shard.
         main: Of the main chain.
         interval: Checkpoints whose rewards are claimed together; the last one's always are.
+        progress: What is kept from call to call, as both chains go on; changes no result.
     """
     found = _last_roots(shard, state, main, REWARDS.namespace)
     pot, entry = main.get(POTS, shard_key(shard)), main.get(SHARDS, shard_key(shard))
@@ -54,13 +76,22 @@ def due_reward_claim(
     signed = main.get(SETTLED, settled_key(shard, payable))
     if signed is None or pot.claimed >= signed.checkpoint.contributions.total:
         return None
+    progress = progress or ClaimProgress()
+    root = roots[SHARD_NAMESPACES.index(REWARDS.namespace)]
+    if progress.root != root:
+        accounts = sorted(key for key, _ in state.items(REWARDS))
+        progress.root, progress.accounts, progress.num_paid = root, accounts, 0
     claims: list[RewardClaim] = []
-    for key, balance in state.sorted_items(REWARDS):
-        account = AccountId(key)
+    for index in range(progress.num_paid, len(progress.accounts)):
+        key = progress.accounts[index]
+        account, balance = AccountId(key), state.get(REWARDS, key)
+        total = NOTHING if balance is None else balance.total
         paid = main.get(CLAIMS, reward_claim_key(shard, account))
-        if balance.total > (0 if paid is None else paid.total):
+        if total > (0 if paid is None else paid.total):
             proof = state.prove(REWARDS.namespace, key).map_proof
-            claims.append(RewardClaim(account=account, total=balance.total, proof=proof))
+            claims.append(RewardClaim(account=account, total=total, proof=proof))
+        elif not claims:
+            progress.num_paid = index + 1
         if len(claims) == MAX_CLAIMS:
             break
     if not claims:

@@ -51,8 +51,10 @@ def test_tables_are_flat_rows_with_the_same_keys(run):
     assert "seed=5" in repr(run)
 
 
+@pytest.mark.study
 def test_a_data_frame_takes_the_tables(run):
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = pandas.DataFrame(run.rounds)
     assert frame["accuracy"].dtype == float
     assert len(frame) == 1

@@ -26,7 +26,7 @@ from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import BadProof
 from headwater_protocol.identifiers import ChainId, Digest, Units
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.claiming import make_royalty_claim
+from headwater_shard.claiming import ClaimProgress, due_reward_claim, make_royalty_claim
 from headwater_shard.mainchain.market.access import may_read
 from headwater_shard.mainchain.market.records import MAX_PRICES, MODELS, ModelVersion, PriceSales
 from tests.support.ledgers import execute, refusal
@@ -374,3 +374,21 @@ def test_a_grant_is_refused(how, reason):
         case _:
             transaction = market.main.sign(key("alice"), revoke)
     assert refusal(market.main, transaction) is reason
+
+
+def test_claims_in_batches_are_the_same_with_what_a_relay_keeps(monkeypatch):
+    monkeypatch.setattr("headwater_shard.claiming.MAX_CLAIMS", 2)
+    market, progress = make_market(), ClaimProgress()
+    for scores in ([300, 200, 100], [100, 300, 200]):
+        market.play(scores=scores)
+        num_batches = 0
+        while True:
+            states = market.shard("shard-0").app.state, market.main.app.state
+            kept = due_reward_claim(ChainId("shard-0"), *states, progress=progress)
+            assert kept == due_reward_claim(ChainId("shard-0"), *states)
+            if kept is None:
+                break
+            execute(market.main, market.main.sign(market.cast.sponsor, kept))
+            num_batches += 1
+        assert num_batches > 1
+        assert progress.num_paid > 0

@@ -113,11 +113,43 @@ def test_lost_messages_have_no_copy_and_repeated_ones_two() -> None:
     assert not cut.connects(1, 2)
 
 
-def test_a_spilled_residual_reads_as_before_and_keeps_the_one_before_it() -> None:
+def test_a_spilled_residual_reads_as_before_until_a_newer_one_takes_its_place() -> None:
     spill = ResidualSpill()
     first = Residual(task=TaskId("t"), values=b"a" * 8)
-    second = Residual(task=TaskId("t"), values=b"b" * 8)
-    spill.move(3, first)
-    spill.move(3, second)
-    assert bytes(first.values) == b"a" * 8
-    assert bytes(second.values) == b"b" * 8
+    spilled = spill.put(3, first)
+    assert first.values == b"a" * 8
+    assert (spilled.task, spilled.values) == ("t", b"a" * 8)
+    spill.put(4, Residual(task=TaskId("t"), values=b"c" * 8))
+    assert spilled.values == b"a" * 8
+    assert spill.put(3, Residual(task=TaskId("u"), values=b"b" * 4)).values == b"b" * 4
+    with pytest.raises(LookupError, match="device 3 has a newer residual"):
+        _ = spilled.values
+    large = Residual(task=TaskId("t"), values=bytes(1_000_000))
+    assert spill.put(3, large) is large
+    spill.close()
+
+
+SPILLED = """
+[task]
+collect_s = 120.0
+[[faults]]
+kind = "torn_write"
+rate = 0.1
+[[faults]]
+kind = "reboot"
+rate = 100.0
+"""
+
+
+def test_a_fleet_that_spills_has_the_ledgers_of_one_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, plain = run_text(SPILLED)
+    monkeypatch.setattr("headwater_firmware_sim.virtual.run.LARGE_FLEET", 1)
+    run, spilled = run_text(SPILLED)
+    assert run.world.residuals is not None
+    assert sum(row.torn_writes for row in spilled.fleet) > 0
+    assert spilled.final == plain.final
+    assert spilled.fleet == plain.fleet
+    residuals = [device.state.residual for device in run.devices]
+    assert all(type(residual).__name__ == "SpilledResidual" for residual in residuals)

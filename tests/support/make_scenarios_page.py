@@ -16,6 +16,7 @@ SECTIONS = (
     ("", model.Scenario),
     ("[network]", model.Network),
     ("[task]", model.Task),
+    ("[[next_task]]", model.NextTask),
     ("[data]", model.Data),
     ("[data.partition]", model.Partition),
     ("[[fleet]]", model.DeviceClass),
@@ -30,8 +31,8 @@ HEAD = """\
 
 A scenario is a TOML file: what a network consists of, what it trains, and what happens to it.
 `headwater-sim run FILE` runs it in virtual time, and the same seed gives the same ledgers byte for
-byte; `--live` runs it on a real broker, where wires, power and clocks are real and what is said
-about them here does not apply. Examples are in [examples/scenarios](../examples/scenarios).
+byte; `--live` runs it on a real broker, where wires, power and clocks are real, and refuses keys
+that only a simulation can follow. Examples are in [examples/scenarios](../examples/scenarios).
 
 Unknown keys are refused. An error is one line with the file, the line, the key and the fix, and
 nothing is written then. This page is made from the code by

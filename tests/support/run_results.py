@@ -164,6 +164,7 @@ def make_round(
     return RoundRow(
         shard=shard,
         round=number,
+        task="t",
         epoch=(number - 1) // 2,
         opened_ms=(number - 1) * ROUND_MS,
         closed_ms=number * ROUND_MS + lag * 700,

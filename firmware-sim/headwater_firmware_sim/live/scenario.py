@@ -2,10 +2,11 @@
 
 The gateway is the one that a fog server runs, with all shards in one process. Devices are the
 agent's machines over connections of our own. What the scenario says about wires, power and clocks
-does not apply: those are real now.
+does not apply: those are real now, and what a live run could only ignore is refused.
 """
 
 import asyncio
+import random
 import resource
 import tempfile
 import time
@@ -22,8 +23,13 @@ from headwater_agent.device import Device
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_agent.state import DeviceState
+from headwater_firmware_sim.fault_log import FaultLog
 from headwater_firmware_sim.fleet_rows import describe_fleet
-from headwater_firmware_sim.live.lean import KEEPALIVE_S, LeanDevice, read_clock
+from headwater_firmware_sim.live.broker import LiveBroker, is_own_broker, open_broker
+from headwater_firmware_sim.live.current_blobs import CurrentBlobs
+from headwater_firmware_sim.live.faults import LiveFaults
+from headwater_firmware_sim.live.lean import KEEPALIVE_S, LeanDevice, Mishaps, read_clock
+from headwater_firmware_sim.live.rules import find_live_problem
 from headwater_firmware_sim.output.folder import save_run
 from headwater_firmware_sim.results import FinalRow, RunResult
 from headwater_firmware_sim.running import OnShare, print_result, require_free, show_progress
@@ -35,7 +41,7 @@ from headwater_firmware_sim.verifier import RememberingVerifier
 from headwater_firmware_sim.virtual.collector import Collector
 from headwater_firmware_sim.virtual.device import make_limits
 from headwater_firmware_sim.virtual.reader import RememberingReader
-from headwater_gateway.shell.broker import embedded_broker
+from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.shell.chain import StepResult
 from headwater_gateway.shell.mqtt import parse_broker_url
 from headwater_gateway.shell.service import GatewayService, HostedShard, ServiceSetup
@@ -73,16 +79,19 @@ def run_live_file(
     Raises:
         ConfigError: If the scenario, the broker or the folder cannot be used, or nothing moves.
     """
-    scenario = load_scenario(path)
+    owns_broker = is_own_broker(broker_url)
+    scenario = load_scenario(
+        path, check=lambda scenario: find_live_problem(scenario, owns_broker=owns_broker)
+    )
     if out is not None:
         require_free(out)
     stage = make_stage(scenario, folder=path.parent, seed=seed, start_ms=read_clock())
     _require_files(scenario.devices)
     with ExitStack() as stack:
-        url = broker_url or stack.enter_context(embedded_broker("127.0.0.1", 0))
+        broker = stack.enter_context(open_broker(broker_url))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-live-")))
         show = stack.enter_context(show_progress(console, scenario.name))
-        result = asyncio.run(_LiveRun(stage, folder, url, show).run())
+        result = asyncio.run(_LiveRun(stage, folder, broker, show).run())
     if out is not None:
         save_run(result, out)
     print_result(result, console=console, as_json=as_json)
@@ -92,10 +101,12 @@ def run_live_file(
 class _LiveRun:
     """One run."""
 
-    def __init__(self, stage: Stage, folder: Path, url: str, show: OnShare) -> None:
+    def __init__(self, stage: Stage, folder: Path, broker: LiveBroker, show: OnShare) -> None:
         self._stage = stage
+        self._folder = folder
+        self._broker = broker
         self._show = show
-        self._address = parse_broker_url(url)
+        self._address = parse_broker_url(broker.url)
         self._started_ms = read_clock()
         self._trainer = FleetTrainer(stage)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="training")
@@ -106,11 +117,29 @@ class _LiveRun:
         self._done = asyncio.Event()
         self._most_connected = 0
         self._heights: Counter[ChainId] = Counter()
-        plan = stage.plan
-        self._service = GatewayService(
+        self._rng = random.Random(stage.seed)  # noqa: S311  # chance of a simulation
+        self._mishaps = Mishaps(rng=self._rng)
+        self._log = FaultLog()
+        self._metrics: list[Metrics] = []
+        self._service = self._make_service()
+        self._away_s = 0.0
+        self._crash = asyncio.Event()
+        self._is_up = asyncio.Event()
+        self._collector = Collector(
+            stage,
+            trainer=self._judge,
+            blobs=CurrentBlobs(lambda: self._service.blobs),
+            metrics=lambda: self._metrics,
+        )
+        self._devices: list[LeanDevice] = []
+
+    def _make_service(self) -> GatewayService:
+        """A gateway that starts from what its folder holds."""
+        stage, plan = self._stage, self._stage.plan
+        service = GatewayService(
             ServiceSetup(
                 genesis=plan.genesis,
-                folder=folder,
+                folder=self._folder,
                 shards=[
                     HostedShard(
                         shard=shard,
@@ -120,62 +149,115 @@ class _LiveRun:
                     )
                     for shard in plan.genesis.shards
                 ],
-                broker_url=url,
+                broker_url=self._broker.url,
                 blobs=[stage.program.data, stage.initial_model],
                 registrar=plan.registrar,
             ),
             verifier=self._verifier,
             on_finalized=self._on_finalized,
         )
-        self._collector = Collector(
-            stage,
-            trainer=self._judge,
-            blobs=self._service.blobs,
-            metrics=lambda: [self._service.metrics],
-        )
-        self._devices: list[LeanDevice] = []
+        self._metrics.append(service.metrics)
+        return service
 
     async def run(self) -> RunResult:
         """Until the last merge is done."""
         slots = asyncio.Semaphore(CONNECTING)
         self._devices = [self._make_device(index, slots) for index in range(len(self._stage.fleet))]
-        service = asyncio.create_task(self._service.run())
-        fleet = asyncio.create_task(self._connect())
-        watch = asyncio.create_task(self._watch())
+        tasks = [
+            asyncio.create_task(self._serve()),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._break_things()),
+            asyncio.create_task(self._connect()),
+        ]
+        service, watch, faults, _ = tasks
         try:
-            done, _ = await asyncio.wait({service, watch}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            waiting = {service, watch, faults}
+            while not self._done.is_set():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             return self._result()
         finally:
             for device in self._devices:
                 device.stop()
-            for task in (fleet, service, watch):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(fleet, service, watch, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._pool.shutdown()
+
+    async def _serve(self) -> None:
+        """Run the gateway, and start it again from its folder after each crash."""
+        while True:
+            running = asyncio.create_task(self._service.run())
+            crash = asyncio.create_task(self._crash.wait())
+            self._is_up.set()
+            try:
+                await asyncio.wait({running, crash}, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
+                    return
+            finally:
+                running.cancel()
+                crash.cancel()
+                await asyncio.gather(running, crash, return_exceptions=True)
+            self._crash.clear()
+            await asyncio.sleep(self._away_s)
+            self._service = self._make_service()
+
+    async def _crash_gateway(self, away_s: float) -> None:
+        """Stop the gateway where it is, and return once it runs again."""
+        self._away_s = away_s
+        self._is_up.clear()
+        self._crash.set()
+        await self._is_up.wait()
+
+    async def _break_things(self) -> None:
+        stage = self._stage
+        faults = LiveFaults(
+            stage.scenario.faults,
+            devices=self._devices,
+            mishaps=self._mishaps,
+            broker=self._broker,
+            crash_gateway=self._crash_gateway,
+            log=self._log,
+            elapsed_ms=lambda: read_clock() - self._started_ms,
+            rng=self._rng,
+        )
+        until_ms = stage.plan.genesis.time_ms - read_clock()
+        await faults.run(max(0, until_ms) / 1_000)
 
     def _make_device(self, index: int, slots: asyncio.Semaphore) -> LeanDevice:
         plan, key = self._stage.plan, self._stage.plan.devices[index]
-        device = Device(
-            key=key,
-            genesis=plan.genesis,
-            network=plan.network,
-            shard=plan.shard_of(index),
-            entropy=hash_bytes(Domain.SEED, b"entropy", key.seed),
-            state=DeviceState(),
-            limits=make_limits(self._stage.fleet[index].device_class.memory_mb),
-            verifier=self._verifier,
-            reader=self._reader,
+
+        def boot(state: DeviceState) -> Device:
+            return Device(
+                key=key,
+                genesis=plan.genesis,
+                network=plan.network,
+                shard=plan.shard_of(index),
+                entropy=hash_bytes(Domain.SEED, b"entropy", key.seed),
+                state=state,
+                limits=make_limits(self._stage.fleet[index].device_class.memory_mb),
+                verifier=self._verifier,
+                reader=self._reader,
+            )
+
+        return LeanDevice(
+            boot,
+            index=index,
+            broker=self._address,
+            train=self._train,
+            slots=slots,
+            mishaps=self._mishaps,
         )
-        return LeanDevice(device, index=index, broker=self._address, train=self._train, slots=slots)
 
     def _train(self, index: int, request: Train) -> "asyncio.Future[Trained | TrainingFailed]":
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._pool, partial(self._trainer.train, index, request))
 
     async def _connect(self) -> None:
-        await asyncio.gather(*(device.start() for device in self._devices))
+        for device in self._devices:
+            device.start()
         while True:
             await asyncio.sleep(KEEPALIVE_S / 2)
             for device in self._devices:
@@ -242,17 +324,11 @@ class _LiveRun:
             virtual_ms=wall_ms,
             wall_ms=wall_ms,
             peak_memory_bytes=1_024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            counts={
-                "blocks": sum(self._heights.values()),
-                "connections": self._most_connected,
-                "messages_received": sum(device.num_received for device in self._devices),
-                "signatures_checked": self._verifier.num_checked,
-                "trainings": self._trainer.num_trained,
-            },
+            counts=self._counts(),
             rounds=tuple(sorted(collector.rounds, key=lambda row: (row.closed_ms, row.shard))),
             globals=tuple(collector.globals),
             checkpoints=tuple(collector.checkpoints),
-            faults=(),
+            faults=self._log.rows,
             fleet=describe_fleet(
                 stage, {shard: hosts[shard].state for shard in shards}, self._devices
             ),
@@ -273,6 +349,22 @@ class _LiveRun:
             ),
             config=to_json(stage.scenario),
         )
+
+    def _counts(self) -> dict[str, int]:
+        counts = {
+            "blocks": sum(self._heights.values()),
+            "boots": sum(device.boots for device in self._devices),
+            "connections": self._most_connected,
+            "garbage": sum(metrics.garbage for metrics in self._metrics),
+            "hangs": self._mishaps.num_hangs,
+            "messages_received": sum(device.num_received for device in self._devices),
+            "signatures_checked": self._verifier.num_checked,
+            "trainings": self._trainer.num_trained,
+            **self._log.counts,
+        }
+        for kind, count in self._mishaps.wires.counts.items():
+            counts[f"messages_{kind}"] = count
+        return dict(sorted(counts.items()))
 
     def _digest(self, chain: ChainId) -> str:
         tip = self._service.hosts[chain].tip

@@ -57,14 +57,15 @@ def write_whole(files: dict[Path, bytes | Writer]) -> None:
                 continue
 
 
-def explain(error: OSError, *, path: Path | None = None) -> ConfigError:
+def explain(error: OSError, *, path: Path | None = None, name: str = "--out") -> ConfigError:
     """What a user can do about a file that cannot be written.
 
     Args:
         error: What the system says.
-        path: What was written, for errors that do not name it; `--out` if left out.
+        path: What was written, for errors that do not name it.
+        name: What to call it if there is no path.
     """
-    name = str(error.filename or path or "--out")
+    name = str(error.filename or path or name)
     if error.errno in FULL_DISK:
         return ConfigError(name, "the disk is full", fix="free some space or name another folder")
     return ConfigError(

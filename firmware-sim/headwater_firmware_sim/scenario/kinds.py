@@ -52,15 +52,19 @@ class FaultKind(StrEnum):
     BROKER_LOSS = "broker_loss"
     """The broker is gone, and with it everything that it retained."""
     GATEWAY_CRASH = "gateway_crash"
-    """A gateway stops and starts again from disk; `rate` is crashes of each and hour."""
+    """A gateway stops and starts again from disk; `rate` is crashes of each and hour. Live, all
+    shards are in one gateway."""
     LOSS = "loss"
     """`rate` of all MQTT messages, and of those between gateways, is lost."""
     REPLAY = "replay"
-    """`rate` of all messages comes again, up to a minute later."""
+    """`rate` of all messages comes again, up to a minute later. Live, this kind and the next two
+    are of what devices send."""
     DUPLICATE = "duplicate"
     """`rate` of all messages comes twice."""
     REORDER = "reorder"
     """`rate` of all messages is held back, so that later ones overtake it."""
+    DISCONNECT = "disconnect"
+    """Connections of devices break without a word; `rate` is breaks a device and hour."""
 
 
 class AttackKind(StrEnum):

@@ -89,6 +89,25 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextTask:
+    """Opened by the sponsor once the task before is settled; what is left out is as in `[task]`."""
+
+    rounds: Annotated[int, Between(1, 100_000)]
+    """Of each shard."""
+    after_s: Annotated[float, Between(0, 604_800)] = 0.0
+    """From the end of the task before to the opening of this one."""
+    model: str | None = None
+    """As in `[task]`; devices fetch it over the air. A program with other inputs needs
+    `data.source = "vibration"`, which fits any."""
+    optimizer: OptimizerKind | None = None
+    learning_rate: Annotated[float, Between(0.000001, 1_000)] | None = None
+    local_epochs: Annotated[int, Between(1, 1_000)] | None = None
+    batch_size: Annotated[int, Between(1, 4_096)] | None = None
+    bits: Annotated[int, Between(1, 8)] | None = None
+    rule: RuleKind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
     """How examples are split over devices."""
 
@@ -236,11 +255,12 @@ class Scenario:
     seed: Annotated[int, Between(0, 2**53)] = 1
     devices: Annotated[int, Between(1, MAX_DEVICES)]
     rounds: Annotated[int, Between(1, 100_000)]
-    """Of each shard."""
+    """Of each shard, in the first task."""
     length_s: Annotated[float, Between(1, 31_536_000)] = 86_400.0
     """The run ends here in virtual time, complete or not."""
     network: Network = field(default_factory=Network)
     task: Task = field(default_factory=Task)
+    next_task: tuple[NextTask, ...] = ()
     data: Data = field(default_factory=Data)
     fleet: tuple[DeviceClass, ...] = (DeviceClass(),)
     churn: Churn = field(default_factory=Churn)
@@ -248,3 +268,8 @@ class Scenario:
     attackers: tuple[Attackers, ...] = ()
     delegates: Delegates = field(default_factory=Delegates)
     output: Output = field(default_factory=Output)
+
+    @property
+    def total_rounds(self) -> int:
+        """Of each shard, in all tasks."""
+        return self.rounds + sum(entry.rounds for entry in self.next_task)

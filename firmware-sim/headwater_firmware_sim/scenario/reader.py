@@ -15,12 +15,15 @@ from headwater_firmware_sim.scenario.bounds import Between
 from headwater_firmware_sim.scenario.lines import Path as KeyPath
 from headwater_firmware_sim.scenario.lines import find_lines
 from headwater_firmware_sim.scenario.model import MAX_CLASSES, Scenario
-from headwater_firmware_sim.scenario.rules import find_problem
+from headwater_firmware_sim.scenario.rules import Problem, find_problem
 from headwater_protocol.errors import ConfigError
 
 MAX_SCENARIO_BYTES: Final = 1024 * 1024
 
 R = TypeVar("R")
+
+Check = Callable[[Scenario], Problem | None]
+"""Says what is wrong with a scenario for some use of it."""
 
 
 class ScenarioError(ConfigError):
@@ -32,8 +35,12 @@ class ScenarioError(ConfigError):
         self.line = line
 
 
-def load_scenario(path: Path) -> Scenario:
+def load_scenario(path: Path, *, check: Check | None = None) -> Scenario:
     """Read and check a scenario.
+
+    Args:
+        path: A TOML file.
+        check: Of what the scenario is for, after all other checks.
 
     Raises:
         ScenarioError: If the file cannot be read, or anything in it cannot be used.
@@ -59,16 +66,23 @@ def load_scenario(path: Path) -> Scenario:
         raise ScenarioError(
             "", "is no UTF-8 text", fix="save it as UTF-8", file=str(path), line=None
         ) from None
-    return parse_scenario(text, file=str(path), folder=path.parent)
+    return parse_scenario(text, file=str(path), folder=path.parent, check=check)
 
 
-def parse_scenario(text: str, *, file: str = "scenario", folder: Path | None = None) -> Scenario:
+def parse_scenario(
+    text: str,
+    *,
+    file: str = "scenario",
+    folder: Path | None = None,
+    check: Check | None = None,
+) -> Scenario:
     """As `load_scenario`, from a text.
 
     Args:
         text: TOML.
         file: For messages.
         folder: What paths are relative to; None takes the current one.
+        check: As for `load_scenario`.
 
     Raises:
         ScenarioError: If anything in it cannot be used.
@@ -87,6 +101,8 @@ def parse_scenario(text: str, *, file: str = "scenario", folder: Path | None = N
     reader = _Reader(file=file, lines=find_lines(text))
     scenario = reader.read(Scenario, table, ())
     problem = find_problem(scenario, Path() if folder is None else folder)
+    if problem is None and check is not None:
+        problem = check(scenario)
     if problem is not None:
         raise reader.error(problem.path, problem.problem, fix=problem.fix)
     return scenario

@@ -118,14 +118,25 @@ def _check_delegates(scenario: Scenario) -> Problem | None:
 
 
 def _check_program(scenario: Scenario, folder: Path) -> Problem | None:
-    name = scenario.task.model
-    if name in list_programs() or (folder / name).is_file():
-        return None
-    return Problem(
-        path=("task", "model"),
-        problem=f"{name!r} is neither shipped nor a file",
-        fix=f"use one of {', '.join(list_programs())} or a path",
-    )
+    models: list[tuple[KeyPath, str | None]] = [(("task", "model"), scenario.task.model)]
+    models += [
+        (("next_task", index, "model"), entry.model)
+        for index, entry in enumerate(scenario.next_task)
+    ]
+    for path, name in models:
+        if name is not None and name not in list_programs() and not (folder / name).is_file():
+            return Problem(
+                path=path,
+                problem=f"{name!r} is neither shipped nor a file",
+                fix=f"use one of {', '.join(list_programs())} or a path",
+            )
+    if scenario.next_task and scenario.task.budget == 0:
+        return Problem(
+            path=("task", "budget"),
+            problem="is 0, and nobody can open a next task that pays nothing",
+            fix="pay something, or leave out [[next_task]]",
+        )
+    return None
 
 
 def _check_data(scenario: Scenario, folder: Path) -> Problem | None:

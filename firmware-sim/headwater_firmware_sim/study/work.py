@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater_firmware_sim.cluster import one_line
 from headwater_firmware_sim.results import RunResult
 from headwater_firmware_sim.scenario.model import Scenario
 from headwater_firmware_sim.scenario.reader import parse_scenario
@@ -37,9 +38,3 @@ def compute_point(point: Point, runner: Runner) -> Outcome:
         # A point that runs into a bug must not cost the night's other thousand.
         name = type(error).__name__
         return Outcome(point=point.name, result=None, failure=f"{name}: {one_line(error)}")
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

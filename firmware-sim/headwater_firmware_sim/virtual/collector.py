@@ -15,12 +15,14 @@ from headwater_firmware_sim.training import FleetTrainer
 from headwater_gateway.machine.metrics import Metrics
 from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import TOP_RANK, Round, RoundPhase
+from headwater_protocol.chain.task import Task
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
-from headwater_protocol.messages.announcement import round_key
+from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.model.fixed_point import to_float32
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
+from headwater_shard.mainchain.market.tasks import get_last_task
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
 from headwater_shard.round_model import decode_task_model
 from headwater_shard.shardchain.cohort import is_drawn
@@ -29,6 +31,7 @@ from headwater_shard.shardchain.records import (
     ROUNDS,
     SHARD,
     SHARD_KEY,
+    TASKS,
     UPDATES,
     UpdateEntry,
     update_key,
@@ -114,7 +117,9 @@ class Collector:
             return
         merge = state.get(MERGES, epoch_key(main.epoch))
         if merge is not None and merge.model is not None:
-            accuracy, loss, backdoor = self.evaluate(merge.model)
+            # No task is opened while a merge is under way, so it is the last one's.
+            task = get_last_task(state).task
+            accuracy, loss, backdoor = self.evaluate(merge.model, task)
             self.globals.append(
                 GlobalRow(
                     epoch=main.epoch,
@@ -126,11 +131,19 @@ class Collector:
                 )
             )
 
-    def evaluate(self, model: Digest) -> tuple[float | None, float | None, float | None]:
-        """Accuracy, loss and success of a backdoor; None where the scenario wants none."""
+    def evaluate(
+        self, model: Digest, task: Task | None = None
+    ) -> tuple[float | None, float | None, float | None]:
+        """Accuracy, loss and success of a backdoor; None where the scenario wants none.
+
+        Args:
+            model: A blob.
+            task: Whose model it is; the first one's if left out.
+        """
         if not self._stage.scenario.output.evaluate:
             return None, None, None
-        task, program = self._stage.plan.genesis.task, self._stage.program
+        task = task or self._stage.plan.genesis.task
+        program = self._stage.program_of(task.program)
         try:
             parameters = to_float32(decode_task_model(task, self._blobs.get(model)))
         except InvalidMessage:
@@ -157,11 +170,14 @@ class Collector:
         for index in self._stage.devices_of(shard):
             self._describe_device(shard, state, round_, index, judged, rejected)
         model = round_.model or round_.base
-        accuracy, loss, backdoor = self.evaluate(model)
+        record = state.get(SHARD, SHARD_KEY)
+        task = None if record is None else state.get(TASKS, task_key(record.task))
+        accuracy, loss, backdoor = self.evaluate(model, task)
         self.rounds.append(
             RoundRow(
                 shard=shard,
                 round=number,
+                task="" if record is None else record.task,
                 epoch=round_.epoch,
                 opened_ms=round_.opened_ms - start_ms,
                 closed_ms=closed_ms,

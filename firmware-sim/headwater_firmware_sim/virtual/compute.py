@@ -1,7 +1,10 @@
 """The work of all gateways of a run, each result computed once: all of it is pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from headwater_firmware_sim.stage import Material
+from headwater_firmware_sim.trainings.scorer import FleetScorer
+from headwater_firmware_sim.trainings.work import Trainings
 from headwater_gateway.machine.effects import (
     CheckScores,
     ComputeMerge,
@@ -12,7 +15,6 @@ from headwater_gateway.machine.effects import (
     TakeIn,
 )
 from headwater_gateway.worker import (
-    Scorer,
     ValidationData,
     check_scores,
     check_updates,
@@ -48,11 +50,15 @@ class Compute:
         blobs: Blobs,
         verifier: Verifier,
         data: Mapping[ValidatorId, ValidationData],
+        later: Sequence[Material] = (),
+        trainings: Trainings | None = None,
     ) -> None:
         self.blobs = blobs
         self._verifier = verifier
         self._decoded: dict[bytes, QuantizedDelta] = {}
-        self._scorer = Scorer(blobs=blobs, data=data, decode=self._decode)
+        self._scorer = FleetScorer(
+            blobs=blobs, data=data, later=later, decode=self._decode, trainings=trainings
+        )
         self._models: dict[object, Digest] = {}
         self._scored: dict[tuple[ChainId, RoundNumber, int, Digest], tuple[int, ...]] = {}
         self._checked: dict[bytes, Refutation | None] = {}

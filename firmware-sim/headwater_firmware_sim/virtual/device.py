@@ -5,6 +5,7 @@ what `Persist` effects wrote and survives everything; a power cut within a write
 or as after, never between, as the agent's store has it.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from headwater_agent.device import Device
@@ -144,6 +145,7 @@ class VirtualDevice:
         self._settle(0.0)
         self._device = None
         self._generation += 1
+        self._world.trainer.drop(self.index)
         self._world.broker.lose(self)
         if again_after_ms is not None:
             self._world.clock.after(again_after_ms, self.boot)
@@ -342,9 +344,12 @@ class VirtualDevice:
                 self.state = apply_changes(self.state, effect.changes)
             self.cut_power(again_after_ms=REBOOT_MS)
             return
-        self.state = apply_changes(self.state, effect.changes)
-        if world.residuals is not None and effect.changes.residual is not None:
-            world.residuals.move(self.index, effect.changes.residual)
+        changes, own = effect.changes, effect.changes.residual
+        if world.residuals is not None and own is not None and self._device is not None:
+            copy = world.residuals.put(self.index, own)
+            changes = replace(changes, residual=copy)
+            self._device.share_residual(own, copy)
+        self.state = apply_changes(self.state, changes)
 
     def _publish(self, effect: Publish) -> None:
         world = self._world
@@ -370,6 +375,7 @@ class VirtualDevice:
             world.note_fault("watchdog", str(self.index))
             world.clock.after(WATCHDOG_MS, self._reset, self._generation)
             return
+        world.trainer.begin(self.index, request)
         world.clock.after(lasts_ms, self._finish, self._generation, request, lasts_ms)
 
     def _reset(self, generation: int) -> None:

@@ -74,6 +74,8 @@ class Faults:
                 self._world.clock.at(until_ms, setattr, self._world.rates, kind.value, 0.0)
         elif kind is FaultKind.REBOOT:
             self._repeat(fault.rate * len(self._devices), until_ms, self._reboot)
+        elif kind is FaultKind.DISCONNECT:
+            self._repeat(fault.rate * len(self._devices), until_ms, self._disconnect)
         elif fault.at_s is not None:
             self._strike(kind, for_ms)
         else:
@@ -114,6 +116,12 @@ class Faults:
         if device.is_on:
             self._world.note_fault("reboot", str(device.index))
             device.cut_power(again_after_ms=REBOOT_MS)
+
+    def _disconnect(self) -> None:
+        device = self._world.rng.choice(self._devices)
+        if self._world.broker.is_connected(device):
+            self._world.note_fault("disconnect", str(device.index))
+            device.drop_connection()
 
     def _leave(self) -> None:
         device = self._world.rng.choice(self._devices)

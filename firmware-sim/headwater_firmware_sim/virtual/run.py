@@ -13,6 +13,7 @@ from headwater_firmware_sim.scenario.describe import to_json
 from headwater_firmware_sim.scenario.kinds import ByzantineKind, Placement
 from headwater_firmware_sim.stage import START_MS, Stage
 from headwater_firmware_sim.training import FleetTrainer
+from headwater_firmware_sim.trainings.work import Trainings
 from headwater_firmware_sim.virtual.blobs import MemoryBlobStore
 from headwater_firmware_sim.virtual.broker import Broker
 from headwater_firmware_sim.virtual.chain import PROBE_MS, ChainNode, ChainSetup, Executions
@@ -25,6 +26,7 @@ from headwater_firmware_sim.virtual.device import VirtualDevice, make_limits
 from headwater_firmware_sim.virtual.faults import Faults
 from headwater_firmware_sim.virtual.gateway import GatewayNode, GatewaySetup
 from headwater_firmware_sim.virtual.spill import LARGE_FLEET, ResidualSpill, SpilledBlobStore
+from headwater_firmware_sim.virtual.sponsor import Sponsor
 from headwater_firmware_sim.virtual.world import World
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import header_digest
@@ -36,6 +38,7 @@ from headwater_protocol.identifiers import (
     RoundNumber,
     ValidatorId,
 )
+from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.bft.effects import Evidence
 from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.timeouts import Timeouts
@@ -67,6 +70,7 @@ class VirtualRun:
         stage: Stage,
         *,
         keeps_payloads: bool = False,
+        trainings: Trainings | None = None,
         on_block: OnBlock | None = None,
         on_message: OnMessage | None = None,
         start_ms: int = START_MS,
@@ -76,6 +80,7 @@ class VirtualRun:
         Args:
             stage: The cast.
             keeps_payloads: Keep all blobs, for an audit.
+            trainings: Where training results come from; computed here if left out.
             on_block: Told of every block of every gateway, before anybody acts on it.
             on_message: Told of every message between delegates with its sender.
             start_ms: The clock at the start, as the stage had it.
@@ -91,7 +96,7 @@ class VirtualRun:
             clock=clock,
             broker=Broker(clock),
             conditions=Conditions(),
-            trainer=FleetTrainer(stage),
+            trainer=FleetTrainer(stage, trainings),
             rng=random.Random(stage.seed),  # noqa: S311  # chance of a simulation, from its seed
             start_ms=start_ms,
         )
@@ -100,7 +105,11 @@ class VirtualRun:
         self.blobs = SpilledBlobStore() if is_large else MemoryBlobStore()
         self.blobs.put_all([stage.program.data, stage.initial_model])
         self._compute = Compute(
-            blobs=self.blobs, verifier=self.world.verifier, data=stage.validation
+            blobs=self.blobs,
+            verifier=self.world.verifier,
+            data=stage.validation,
+            later=stage.later,
+            trainings=trainings,
         )
         self._homes: dict[tuple[ChainId, ValidatorId], tuple[GatewayNode, ChainNode]] = {}
         self._gateway_of: dict[int, GatewayNode] = {}
@@ -121,6 +130,7 @@ class VirtualRun:
             blobs=self.blobs,
             metrics=lambda: [gateway.metrics for gateway in self.gateways],
         )
+        self._sponsor = Sponsor(self.world, blobs=self.blobs, submit=self._submit_for_sponsor)
         self.faults = Faults(self.world, devices=self.devices, gateways=self.gateways)
         self._started = time.monotonic()
         self._complete_ms: int | None = None
@@ -361,6 +371,11 @@ class VirtualRun:
         if gateway.is_up:
             gateway.take(chain, transaction)
 
+    def _submit_for_sponsor(self, transaction: bytes) -> None:
+        gateway = next((gateway for gateway in self.gateways if gateway.is_up), None)
+        if gateway is not None and gateway.take(MAIN_CHAIN, transaction) is ReasonCode.OK:
+            self._gossip(gateway, MAIN_CHAIN, transaction)
+
     # What blocks bring
 
     def _on_evidence(self, node: ChainNode, evidence: Evidence) -> None:
@@ -381,6 +396,7 @@ class VirtualRun:
     def _collect(self, chain: ChainId, state: State) -> None:
         if chain == MAIN_CHAIN:
             self.collector.on_main(state, self.elapsed_ms)
+            self._sponsor.on_main(state)
         else:
             for number in self.collector.on_shard(chain, state, self.world.start_ms):
                 self._drop_payloads(state, RoundNumber(number - 1))
@@ -404,6 +420,7 @@ class VirtualRun:
         main = tip.state.get(MAIN, MAIN_KEY)
         return (
             main is not None
+            and self._sponsor.is_done
             and not main.is_merging
             and main.epoch_started_ms == 0
             and all(entry.is_final for _, entry in tip.state.items(SHARDS))

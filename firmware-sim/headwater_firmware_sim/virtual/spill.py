@@ -1,8 +1,8 @@
 """What a large fleet keeps but rarely reads, in an unlinked file in place of memory.
 
 The flash of 100,000 devices holds a gigabyte of error-feedback memory, and their payloads a quarter
-more, of which a round reads each byte once. Bytes are written with `pwrite` and read through a
-mapping, so that the system decides what stays in memory.
+more, of which a round reads each byte once or twice. The system's file cache decides what stays in
+memory.
 """
 
 import mmap
@@ -14,7 +14,7 @@ from typing import Final
 from headwater_agent.state import Residual
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import StorageError
-from headwater_protocol.identifiers import Digest
+from headwater_protocol.identifiers import Digest, TaskId
 from headwater_shard.blobs import MissingBlob
 
 LARGE_FLEET: Final = 20_000
@@ -22,48 +22,96 @@ LARGE_FLEET: Final = 20_000
 SEGMENT_SLOTS: Final = 4_096
 
 
+class SpilledResidual(Residual):
+    """A residual whose values are read from the file each time they are asked for."""
+
+    __slots__ = ("_device", "_spill", "_turn")
+
+    _spill: "ResidualSpill"
+    _device: int
+    _turn: int
+
+    def __init__(self, *, task: TaskId, spill: "ResidualSpill", device: int, turn: int) -> None:
+        # Its fields are frozen, and `values` has none.
+        object.__setattr__(self, "task", task)
+        object.__setattr__(self, "_spill", spill)
+        object.__setattr__(self, "_device", device)
+        object.__setattr__(self, "_turn", turn)
+
+    @property
+    def values(self) -> bytes:
+        """As in memory.
+
+        Raises:
+            StorageError: If the disk refuses.
+            LookupError: If a newer residual of the device has taken the place; a bug of the caller.
+        """
+        return self._spill.read(self._device, self._turn)
+
+
 class ResidualSpill:
-    """Two slots a device: the residual on flash, and the one that is being written."""
+    """A slot a device, which holds its newest residual."""
 
     def __init__(self) -> None:
         self._slot_bytes = 0
-        self._segments: dict[int, tuple[int, mmap.mmap]] = {}
+        self._segments: dict[int, int] = {}
         self._turns: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
 
-    def move(self, device: int, residual: Residual) -> None:
-        """Move a residual's bytes out of memory, wherever it is referred to.
+    def put(self, device: int, residual: Residual) -> Residual:
+        """Write a residual in place of the device's older one.
 
-        The record stays equal to what it was; only the buffer behind it is another one.
+        Returns:
+            A record that reads as `residual` does and takes no memory; `residual` itself if it is
+            larger than a slot, as those of another program may be.
 
         Raises:
             StorageError: If the disk refuses.
         """
-        size = len(residual.values)
+        values = residual.values
         if self._slot_bytes == 0:
-            self._slot_bytes = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        if size > self._slot_bytes or not isinstance(residual.values, bytes):
-            return
-        turn = self._turns[device] = 1 - self._turns.get(device, 1)
-        segment, slot = divmod(2 * device + turn, SEGMENT_SLOTS)
-        offset = slot * self._slot_bytes
+            self._slot_bytes = -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE
+        turn = self._turns[device] = self._turns.get(device, 0) + 1
+        if len(values) > self._slot_bytes:
+            return residual
+        file, offset = self._place(device)
         try:
-            file, mapping = self._open(segment)
-            os.pwrite(file, residual.values, offset)
+            os.pwrite(file, values, offset)
         except OSError as error:
             raise StorageError(f"the temporary folder: {error}; free space there") from error
-        view = memoryview(mapping)[offset : offset + size]
-        # The machine refers to the same frozen record, so its buffer is replaced in place.
-        object.__setattr__(residual, "values", view)
+        self._sizes[device] = len(values)
+        return SpilledResidual(task=residual.task, spill=self, device=device, turn=turn)
 
-    def _open(self, segment: int) -> tuple[int, mmap.mmap]:
-        known = self._segments.get(segment)
-        if known is None:
-            size = SEGMENT_SLOTS * self._slot_bytes
-            with tempfile.TemporaryFile() as temporary:
-                file = os.dup(temporary.fileno())
-            os.ftruncate(file, size)
-            known = self._segments[segment] = (file, mmap.mmap(file, size, prot=mmap.PROT_READ))
-        return known
+    def read(self, device: int, turn: int) -> bytes:
+        """The values that were written at the device's turn; errors as `SpilledResidual.values`."""
+        if self._turns.get(device) != turn:
+            raise LookupError(f"device {device} has a newer residual")
+        file, offset = self._place(device)
+        size = self._sizes[device]
+        try:
+            values = os.pread(file, size, offset)
+        except OSError as error:
+            raise StorageError(f"the temporary folder: {error}; check the disk") from error
+        if len(values) != size:
+            raise StorageError("the temporary folder: a file was cut short; check the disk")
+        return values
+
+    def close(self) -> None:
+        """Give the files back."""
+        for file in self._segments.values():
+            os.close(file)
+        self._segments.clear()
+
+    def _place(self, device: int) -> tuple[int, int]:
+        """File and offset of a device's slot."""
+        segment, slot = divmod(device, SEGMENT_SLOTS)
+        if segment not in self._segments:
+            try:
+                with tempfile.TemporaryFile() as temporary:
+                    self._segments[segment] = os.dup(temporary.fileno())
+            except OSError as error:
+                raise StorageError(f"the temporary folder: {error}; free space there") from error
+        return self._segments[segment], slot * self._slot_bytes
 
 
 class SpilledBlobStore:

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from headwater_firmware_sim.fault_log import FaultLog
 from headwater_firmware_sim.results import FaultRow
 from headwater_firmware_sim.stage import Stage
 from headwater_firmware_sim.training import FleetTrainer
@@ -14,7 +15,6 @@ from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.reader import RememberingReader
 from headwater_firmware_sim.virtual.spill import ResidualSpill
 
-MAX_FAULT_ROWS: int = 10_000
 MAX_REMEMBERED: int = 50_000
 """Signatures: an update's is asked for again within a few blocks, a receipt's never."""
 
@@ -49,7 +49,7 @@ class World:
     residuals: ResidualSpill | None = None
     """Where a large fleet keeps its residuals; None leaves them in memory."""
     counts: Counter[str] = field(default_factory=Counter)
-    _faults: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
+    faults_log: FaultLog = field(default_factory=FaultLog)
 
     @property
     def elapsed_ms(self) -> int:
@@ -59,19 +59,9 @@ class World:
     def note_fault(self, kind: str, target: str, *, for_ms: int = 0) -> None:
         """Remember a fault; those of one kind and second are one row."""
         self.counts[kind] += 1
-        now_ms = self.elapsed_ms
-        key = (kind, "all" if for_ms == 0 else target, now_ms // 1_000)
-        known = self._faults.get(key)
-        if known is None and len(self._faults) >= MAX_FAULT_ROWS:
-            return
-        from_ms, until_ms, count = known or (now_ms, now_ms, 0)
-        self._faults[key] = (from_ms, max(until_ms, now_ms + for_ms), count + 1)
+        self.faults_log.note(kind, target, now_ms=self.elapsed_ms, for_ms=for_ms)
 
     @property
     def faults(self) -> tuple[FaultRow, ...]:
         """All of them, in order of their beginning."""
-        rows = [
-            FaultRow(kind=kind, from_ms=from_ms, until_ms=until_ms, target=target, count=count)
-            for (kind, target, _), (from_ms, until_ms, count) in self._faults.items()
-        ]
-        return tuple(sorted(rows, key=lambda row: (row.from_ms, row.kind, row.target)))
+        return self.faults_log.rows

@@ -1,6 +1,6 @@
 """The gateway as one machine: desks for its shards, duties of its delegates, the relay."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -54,6 +54,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.topics import TopicKind, network_name, parse_topic
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.claiming import ClaimProgress
 from headwater_shard.mainchain.market.records import DEPOSITS, Deposit
 from headwater_shard.mainchain.staking.handover import is_handover, make_epoch_update
 from headwater_shard.shardchain.records import DEVICES, SHARD, SHARD_KEY
@@ -153,6 +154,7 @@ class GatewayMachine:
         self._to_enrol = {desk.shard: deque(desk.devices) for desk in desks}
         self._updates: dict[EpochNumber, EpochUpdate] = {}
         self._serving = {desk.shard for desk in desks if self.serves(desk.shard)}
+        self._claims: defaultdict[ChainId, ClaimProgress] = defaultdict(ClaimProgress)
         self._tips: dict[ChainId, FinalizedTip] = {}
         self._under_way: dict[ChainId, dict[str, int | None]] = {
             chain: {} for chain in sorted(self._states)
@@ -391,7 +393,9 @@ class GatewayMachine:
             for shard in sorted(self._serving):
                 for ticket, post in due_checkpoint(shard, self._states[shard], state):
                     yield ticket, self._relay_key, post
-                for ticket, payout in due_payouts(shard, self._states[shard], state):
+                for ticket, payout in due_payouts(
+                    shard, self._states[shard], state, self._claims[shard]
+                ):
                     yield ticket, self._relay_key, payout
             return
         for ticket, enrolment in self._due_enrolments(chain, now_ms):

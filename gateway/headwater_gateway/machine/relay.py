@@ -15,7 +15,7 @@ from headwater_protocol.chain.transaction import AdoptEpoch, AdoptTask, PostChec
 from headwater_protocol.identifiers import ChainId, EpochNumber
 from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.messages.announcement import task_key
-from headwater_shard.claiming import due_reward_claim, due_settlements
+from headwater_shard.claiming import ClaimProgress, due_reward_claim, due_settlements
 from headwater_shard.mainchain.market.records import TASKS
 from headwater_shard.mainchain.market.tasks import get_last_task
 from headwater_shard.mainchain.records import SHARDS, shard_key
@@ -52,13 +52,15 @@ def due_checkpoint(
 
 
 def due_payouts(
-    shard: ChainId, shard_state: State, main_state: State
+    shard: ChainId, shard_state: State, main_state: State, progress: ClaimProgress
 ) -> Iterator[tuple[str, ClaimRewards | SettleDeposit]]:
     """What the shard's last settled checkpoint proves and the main chain has not paid or taken.
 
     The relay claims for all devices and delegates of the shard alike: a claim pays whom it names.
     """
-    claim = due_reward_claim(shard, shard_state, main_state, interval=CLAIM_INTERVAL)
+    claim = due_reward_claim(
+        shard, shard_state, main_state, interval=CLAIM_INTERVAL, progress=progress
+    )
     if claim is not None:
         first, last = claim.claims[0], claim.claims[-1]
         span = f"{first.account.hex()}/{first.total}/{last.account.hex()}/{last.total}"

@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from headwater_protocol.errors import ConfigError
@@ -97,7 +97,9 @@ class _BrokerThread(threading.Thread):
 
     def stop(self) -> None:
         if self._loop is not None and self._stopping is not None and self.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            # Its loop may close at this moment, if it could not start.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stopping.set)
         self.join(START_TIMEOUT_S)
 
     async def _serve(self) -> None:

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from headwater_firmware_sim.output.parquet import has_parquet, write_parquet
+from headwater_firmware_sim.output.parquet import write_parquet
 from headwater_firmware_sim.output.tables import TABLES, make_table
 from tests.support.run_results import make_result
 
@@ -44,7 +44,7 @@ def test_a_table_without_rows_still_has_its_columns():
     assert [column.name for column in table.columns][:2] == ["kind", "from_ms"]
 
 
-@pytest.mark.skipif(not has_parquet(), reason="needs pyarrow: pip install -e '.[parquet]'")
+@pytest.mark.study
 @pytest.mark.parametrize("name", sorted(TABLES))
 @pytest.mark.parametrize("rounds", [0, 3])
 def test_parquet_has_the_same_rows(name, rounds, tmp_path):

@@ -20,7 +20,7 @@ def test_a_missing_ray_is_one_line_with_the_package(grid_file, monkeypatch):
         list(outcomes)
 
 
-@pytest.mark.ray
+@pytest.mark.study
 def test_a_local_ray_runs_every_point_and_a_failure_is_an_outcome(grid_file, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     points = load_grid(grid_file).points
@@ -33,7 +33,7 @@ def test_a_local_ray_runs_every_point_and_a_failure_is_an_outcome(grid_file, mon
     assert by_point[points[2].name].failure == "ZeroDivisionError: a bug"
 
 
-@pytest.mark.ray
+@pytest.mark.study
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "host:99999999"]
 )
