@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "headwater-gateway"
 EXTRA: Final = "headwater[gateway]"
-MODULES: Final = ("typer", "rich", "nacl", "aiomqtt", "amqtt")
+MODULES: Final = ("typer", "rich", "nacl", "aiohttp", "aiomqtt", "amqtt")
 """What the extra brings, beside the runtimes."""
 RUNTIMES: Final = ("tflite_runtime", "ai_edge_litert")
 DEFAULT_CONFIG: Final = Path("gateway.toml")

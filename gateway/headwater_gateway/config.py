@@ -5,14 +5,22 @@ silently ignored is worse than none.
 """
 
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from headwater_gateway.toml_table import MAX_LIST_ITEMS, TomlTable
+from headwater_gateway.web.config import TEMPLATE as WEB_TEMPLATE
+from headwater_gateway.web.config import (
+    StorageConfig,
+    WebConfig,
+    parse_peers,
+    parse_storage,
+    parse_web,
+)
 from headwater_protocol.errors import ConfigError
-from headwater_protocol.identifiers import ChainId, DeviceId, Network
+from headwater_protocol.identifiers import ChainId, DeviceId, Network, ValidatorId
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1883
@@ -21,13 +29,14 @@ DIGEST_HEX_DIGITS: Final = 64
 MAX_DEVICES_FILE_BYTES: Final = MAX_LIST_ITEMS * (DIGEST_HEX_DIGITS + 64)
 ROOT_KEYS: Final = (
     *("genesis", "network", "folder", "blobs", "registrar_key"),
-    *("broker", "limits", "shards"),
+    *("broker", "web", "peers", "storage", "limits", "shards"),
 )
 BROKER_KEYS: Final = ("url", "host", "port")
 LIMIT_KEYS: Final = ("max_data_bytes",)
 SHARD_KEYS: Final = ("name", "keys", "validation", "devices")
 
-TEMPLATE: Final = string.Template("""\
+TEMPLATE: Final = string.Template(
+    """\
 # A Headwater gateway. Paths are relative to this file. Unknown keys are refused.
 
 # The network: its genesis file, and its digest. The gateway starts only if the file has this
@@ -55,7 +64,9 @@ port = $port
 
 # [limits]                          # the default
 # max_data_bytes = 268435456        # of each shard's validation data in memory
-""")
+"""
+    + WEB_TEMPLATE
+)
 
 SHARD_TEMPLATE: Final = string.Template("""
 [[shards]]
@@ -115,6 +126,13 @@ class GatewayConfig:
     """At least one, names distinct."""
     max_data_bytes: int
     """Of one shard's validation data in memory."""
+    web: WebConfig | None = None
+    """Where HTTP is served; None serves nobody."""
+    peers: Mapping[ValidatorId, str] = field(default_factory=dict)
+    """Where the gateways of other delegates are."""
+    tls_authority: Path | None = None
+    """Who signed their certificates; None trusts the system's authorities."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -140,6 +158,8 @@ def parse_config(root: TomlTable) -> GatewayConfig:
     blobs = root.paths("blobs") if root.has("blobs") else ()
     registrar_key = root.path("registrar_key") if root.has("registrar_key") else None
     broker = _parse_broker(root.table("broker"))
+    web, tls_authority = parse_web(root.table("web"))
+    peers, storage = parse_peers(root.table("peers")), parse_storage(root.table("storage"))
     limits = root.table("limits")
     max_data_bytes = limits.integer("max_data_bytes", DEFAULT_MAX_DATA_BYTES)
     if max_data_bytes < 1:
@@ -166,6 +186,10 @@ def parse_config(root: TomlTable) -> GatewayConfig:
         broker=broker,
         shards=shards,
         max_data_bytes=max_data_bytes,
+        web=web,
+        peers=peers,
+        tls_authority=tls_authority,
+        storage=storage,
     )
 
 

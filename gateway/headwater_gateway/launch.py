@@ -16,6 +16,7 @@ from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
 from headwater_gateway.shell.broker import embedded_broker
 from headwater_gateway.shell.chain import StepResult
+from headwater_gateway.shell.exchange import ExchangeSetup
 from headwater_gateway.shell.mqtt import ignore_lost_connections, parse_broker_url
 from headwater_gateway.shell.service import GatewayService, HostedShard, ServiceSetup
 from headwater_gateway.worker import ValidationData
@@ -76,6 +77,12 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
         broker_url=broker_url,
         blobs=blobs,
         registrar=_load_registrar(config, genesis),
+        exchange=ExchangeSetup(
+            web=config.web,
+            peers=config.peers,
+            authority=config.tls_authority,
+            storage=config.storage,
+        ),
     )
 
 

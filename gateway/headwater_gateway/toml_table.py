@@ -59,6 +59,10 @@ class TomlTable:
         """Whether the key is there and was not taken."""
         return key in self._values
 
+    def names(self) -> tuple[str, ...]:
+        """The keys that were not taken, sorted: of a table whose keys are the user's own."""
+        return tuple(sorted(self._values))
+
     def text(self, key: str, default: str | None = None) -> str:
         """A text that is not empty.
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ SEGMENT_BYTES: Final = 256 * 1024 * 1024
 
 COPY_BYTES: Final = 1024 * 1024
 """Read at a time when a torn tail is put aside."""
+
+MOVE_BYTES: Final = 8 * 1024 * 1024
+"""Of blobs that are copied at a time, when a segment is given up."""
 
 LENGTH_BYTES: Final = 4
 DIGEST_BYTES: Final = 32
@@ -71,6 +74,10 @@ class BlobDamage:
     problem: str
 
 
+Mark = tuple[int, int]
+"""A segment and an offset in it: what was stored before, and what after."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     segment: int
@@ -101,6 +108,9 @@ class BlobStore:
         self._folder = folder
         self._read_only = read_only
         self._places: dict[bytes, _Place] = {}
+        self._touched: dict[bytes, Mark] = {}
+        """Where the store was when a blob that it had was given to it once more."""
+        self._total_bytes = 0
         self._damage: list[BlobDamage] = []
         self._readers: dict[int, BinaryIO] = {}
         self._writer: BinaryIO | None = None
@@ -126,7 +136,7 @@ class BlobStore:
     @property
     def total_bytes(self) -> int:
         """Bytes of all blobs, without framing."""
-        return sum(place.size for place in self._places.values())
+        return self._total_bytes
 
     @property
     def damage(self) -> Sequence[BlobDamage]:
@@ -135,7 +145,7 @@ class BlobStore:
 
     def digests(self) -> Iterator[Digest]:
         """The blobs' names, in order of writing."""
-        return (Digest(digest) for digest in self._places)
+        return (Digest(digest) for digest in list(self._places))
 
     def put_all(self, blobs: Sequence[bytes]) -> tuple[Digest, ...]:
         """Store blobs durably; their names, in the same order. Known ones are not written again.
@@ -145,14 +155,17 @@ class BlobStore:
             StorageError: If the disk refuses; none of the new ones counts as stored then.
         """
         digests = tuple(blob_digest(blob) for blob in blobs)
-        new: dict[Digest, bytes] = {}
-        for digest, blob in zip(digests, blobs, strict=True):
+        for blob in blobs:
             if len(blob) > MAX_BLOB_BYTES:
                 raise TooLarge("blob", size=len(blob), limit=MAX_BLOB_BYTES)
-            if digest not in self._places:
-                new[digest] = blob
-        if new:
-            with self._lock:
+        with self._lock:
+            new: dict[Digest, bytes] = {}
+            for digest, blob in zip(digests, blobs, strict=True):
+                if digest in self._places:
+                    self._touched[digest] = (self._segment, self._end)
+                else:
+                    new[digest] = blob
+            if new:
                 self._append(new)
         return digests
 
@@ -167,16 +180,11 @@ class BlobStore:
             MissingBlob: If it is not here.
             StorageError: If what is here has another digest or cannot be read.
         """
-        place = self._places.get(digest)
-        if place is None:
-            raise MissingBlob(f"no blob {digest.hex()} in {self._folder}")
-        try:
-            with self._lock:
-                reader = self._reader(place.segment)
-                reader.seek(place.offset)
-                data = reader.read(place.size)
-        except OSError as error:
-            raise StorageError(f"{self._path(place.segment)}: {error}") from error
+        with self._lock:
+            place = self._places.get(digest)
+            if place is None:
+                raise MissingBlob(f"no blob {digest.hex()} in {self._folder}")
+            data = self._read(place)
         if blob_digest(data) != digest:
             raise StorageError(
                 f"{self._path(place.segment).name} offset {place.offset}: "
@@ -184,10 +192,65 @@ class BlobStore:
             )
         return data
 
+    def size_of(self, digest: Digest) -> int | None:
+        """A blob's size in bytes; None if it is not here."""
+        place = self._places.get(digest)
+        return None if place is None else place.size
+
+    @property
+    def mark(self) -> Mark:
+        """Where the store is now; what is stored or given again from now on is after it."""
+        with self._lock:
+            return (self._segment, self._end)
+
+    def evict(self, is_needed: Callable[[Digest], bool], *, before: Mark, target_bytes: int) -> int:
+        """Drop blobs that nobody needs, oldest segments first, until `target_bytes` are left.
+
+        A segment with such blobs is given up whole; what else is in it moves to the end, and is on
+        disk there before the file is removed.
+
+        Args:
+            is_needed: What stays in any case.
+            before: Only blobs that were stored, and given last, before this mark are dropped.
+            target_bytes: Of all blobs; nothing is dropped where there are no more.
+
+        Returns:
+            Bytes of the blobs dropped.
+
+        Raises:
+            StorageError: If the disk refuses; nothing is lost then.
+        """
+        freed = 0
+        for segment in sorted({place.segment for place in list(self._places.values())}):
+            if self.total_bytes <= target_bytes or segment > before[0]:
+                break
+            with self._lock:
+                dead = {
+                    digest: place
+                    for digest, place in self._places.items()
+                    if place.segment == segment
+                    and max((segment, place.offset), self._touched.get(digest, (0, 0))) < before
+                    and not is_needed(Digest(digest))
+                }
+                if not dead:
+                    continue
+                for digest, place in dead.items():
+                    del self._places[digest]
+                    self._touched.pop(digest, None)
+                    self._total_bytes -= place.size
+                    freed += place.size
+                if segment == self._segment:
+                    self._begin_segment()
+            self._give_up(segment)
+        with self._lock:
+            for digest in [known for known, at in self._touched.items() if at < before]:
+                del self._touched[digest]
+        return freed
+
     def verify(self) -> Iterator[BlobDamage | None]:
         """Check every record's bytes; one item a record, None where it holds."""
         yield from self._damage
-        for digest, place in self._places.items():
+        for digest, place in list(self._places.items()):
             try:
                 self.get(Digest(digest))
             except StorageError as error:
@@ -210,6 +273,42 @@ class BlobStore:
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"segment-{segment:06d}.blobs"
+
+    def _read(self, place: _Place) -> bytes:
+        try:
+            reader = self._reader(place.segment)
+            reader.seek(place.offset)
+            return reader.read(place.size)
+        except OSError as error:
+            raise StorageError(f"{self._path(place.segment)}: {error}") from error
+
+    def _give_up(self, segment: int) -> None:
+        """Move what is left in a segment to the end, then remove the file."""
+        while True:
+            with self._lock:
+                moving: dict[Digest, bytes] = {}
+                moving_bytes = 0
+                for digest, place in self._places.items():
+                    if place.segment == segment and moving_bytes < MOVE_BYTES:
+                        moving[Digest(digest)] = self._read(place)
+                        moving_bytes += place.size
+                if not moving:
+                    break
+                self._append(moving)
+        try:
+            with self._lock:
+                if (reader := self._readers.pop(segment, None)) is not None:
+                    reader.close()
+                self._path(segment).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._path(segment)}: {error}") from error
+
+    def _begin_segment(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._segment += 1
+        self._end = 0
 
     def _reader(self, segment: int) -> BinaryIO:
         if segment not in self._readers:
@@ -252,9 +351,13 @@ class BlobStore:
                 if digest is None or end > len(body):
                     self._report(path, start + position, "a blob's frame leaves its batch")
                     return
+                # A move that a crash cut short leaves a blob in two places.
+                if (known := self._places.get(digest)) is not None:
+                    self._total_bytes -= known.size
                 self._places[digest] = _Place(
                     self._segment, start + position + HEADER_BYTES, length
                 )
+                self._total_bytes += length
                 file.seek(length, os.SEEK_CUR)
                 position = end
 
@@ -297,7 +400,10 @@ class BlobStore:
             raise StorageError(
                 f"{self._path(self._segment)}: {error}; free space on the disk"
             ) from error
-        self._places.update(places)
+        for name, place in places.items():
+            if name not in self._places:
+                self._total_bytes += place.size
+            self._places[name] = place
         self._end = offset
 
     def _drop_writer(self) -> None:
@@ -310,11 +416,8 @@ class BlobStore:
     def _open_writer(self) -> BinaryIO:
         if self._writer is not None and self._end < SEGMENT_BYTES:
             return self._writer
-        if self._writer is not None:
-            self._writer.close()
         if self._segment == 0 or self._end >= SEGMENT_BYTES:
-            self._segment += 1
-            self._end = 0
+            self._begin_segment()
         path = self._path(self._segment)
         is_new = not path.exists()
         self._writer = path.open("w+b" if is_new else "r+b")

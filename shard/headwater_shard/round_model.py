@@ -5,6 +5,9 @@ Both are pure functions of what the ledger names by digest, so everybody gets th
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headwater_protocol.chain.checkpoint import MergeInput
 from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.chain.task import Task
@@ -118,6 +121,7 @@ def compute_round_model(
 def compute_merged_model(task: Task, inputs: Sequence[MergeInput], *, fetch: FetchBlob) -> bytes:
     """The encoded merge of the shards' models, weighted by examples.
 
+    A model with a correction moves by it first, as a shard that trained on would have moved it.
     Where no shard accepted anything since the last merge, all models weigh the same.
 
     Raises:
@@ -130,10 +134,21 @@ def compute_merged_model(task: Task, inputs: Sequence[MergeInput], *, fetch: Fet
         [
             (
                 1 if is_idle else entry.num_examples,
-                decode_task_model(task, fetch(entry.model)).parameters,
+                _input_parameters(task, entry, fetch),
             )
             for entry in inputs
             if is_idle or entry.num_examples
         ]
     )
     return encode_model(FixedPointModel(parameters=merged, fraction_bits=task.fraction_bits))
+
+
+def _input_parameters(task: Task, entry: MergeInput, fetch: FetchBlob) -> NDArray[np.int32]:
+    parameters = decode_task_model(task, fetch(entry.model)).parameters
+    if entry.correction is None:
+        return parameters
+    return rebase(
+        parameters,
+        decode_task_model(task, fetch(entry.correction.merged)).parameters,
+        decode_task_model(task, fetch(entry.correction.reference)).parameters,
+    )

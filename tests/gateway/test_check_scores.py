@@ -6,7 +6,7 @@ from headwater_gateway.machine.effects import CheckScores
 from headwater_gateway.worker import check_scores
 from headwater_protocol.chain.transaction import UNAVAILABLE, PostScores
 from headwater_protocol.crypto.hashing import blob_digest
-from headwater_protocol.identifiers import RoundNumber
+from headwater_protocol.identifiers import Digest, RoundNumber
 from headwater_shard.blobs import BlobStore
 from headwater_shard.shardchain.records import BATCHES, batch_key
 from tests.support.justice import SHARD, Trial, attestation, make_delta, make_trial, sign_body
@@ -25,7 +25,7 @@ def blobs(tmp_path, trial):
     store.close()
 
 
-def work_of(trial: Trial, scores: bytes) -> CheckScores:
+def work_of(trial: Trial, scores: bytes, reference: Digest) -> CheckScores:
     batch = trial.shard.app.state.get(BATCHES, batch_key(RoundNumber(1), 0))
     assert batch is not None
     return CheckScores(
@@ -34,6 +34,8 @@ def work_of(trial: Trial, scores: bytes) -> CheckScores:
         batch=0,
         task=trial.cast.genesis.task,
         scores=scores,
+        validator=trial.guilty.validator,
+        reference=reference,
         commits=batch.commits,
     )
 
@@ -46,7 +48,7 @@ def posted(trial: Trial, scores: tuple[int, ...], *, reference: bytes | None = N
         scores=scores,
         reference=blob_digest(make_delta(1, trial.cast) if reference is None else reference),
     )
-    return work_of(trial, sign_body(trial.cast, trial.guilty, body))
+    return work_of(trial, sign_body(trial.cast, trial.guilty, body), body.reference)
 
 
 def test_true_scores_hold(trial: Trial, blobs: BlobStore) -> None:
@@ -73,5 +75,5 @@ def test_what_is_not_here_is_not_refuted(trial: Trial, blobs: BlobStore) -> None
 
 
 def test_other_transactions_have_no_scores(trial: Trial, blobs: BlobStore) -> None:
-    work = work_of(trial, attestation(trial.cast, trial.guilty, b"model"))
+    work = work_of(trial, attestation(trial.cast, trial.guilty, b"model"), blob_digest(b"none"))
     assert check_scores(work, blobs=blobs) is None

@@ -1,4 +1,5 @@
 import resource
+import threading
 from contextlib import closing, contextmanager
 
 import pytest
@@ -239,3 +240,103 @@ def test_a_flipped_length_loses_no_byte(tmp_path):
     BlobStore(tmp_path).close()
     aside = next(tmp_path.glob("segment-*.torn-*"))
     assert path.read_bytes() + aside.read_bytes() == bytes(damaged)
+
+
+def evict(store, *, keep=frozenset(), target=0):
+    return store.evict(lambda digest: digest in keep, before=store.mark, target_bytes=target)
+
+
+def test_eviction_drops_what_is_not_needed_and_keeps_the_rest_over_a_restart(tmp_path):
+    store = BlobStore(tmp_path)
+    blobs = [bytes([n]) * 1_000 for n in range(10)]
+    digests = [store.put(blob) for blob in blobs]
+    assert evict(store, keep=set(digests[::2])) == 5_000
+    for reopened in (store, BlobStore(tmp_path)):
+        assert reopened.total_bytes == 5_000
+        for index, digest in enumerate(digests):
+            if index % 2:
+                with pytest.raises(MissingBlob):
+                    reopened.get(digest)
+            else:
+                assert reopened.get(digest) == blobs[index]
+        reopened.close()
+    assert len(list(tmp_path.glob("segment-*"))) == 1
+
+
+def test_eviction_ends_where_enough_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(blobs_module, "SEGMENT_BYTES", 2_500)
+    store = BlobStore(tmp_path)
+    for number in range(8):
+        store.put(bytes([number]) * 1_000)
+    before = len(list(tmp_path.glob("segment-*")))
+    assert evict(store, target=8_000) == 0
+    assert evict(store, target=5_000) >= 3_000
+    assert 0 < store.total_bytes <= 5_000
+    assert len(list(tmp_path.glob("segment-*"))) < before
+    store.close()
+
+
+def test_what_was_stored_or_given_again_after_the_mark_is_spared(tmp_path):
+    store = BlobStore(tmp_path)
+    old, again = store.put(b"old"), store.put(b"again")
+    mark = store.mark
+    new = store.put(b"new")
+    assert store.put(b"again") == again
+    assert store.evict(lambda digest: False, before=mark, target_bytes=0) == 3
+    assert old not in store
+    assert store.get(again) == b"again"
+    assert store.get(new) == b"new"
+    # With a later mark nothing speaks for them any more.
+    assert evict(store) == 8
+    assert len(store) == 0
+    assert store.total_bytes == 0
+    store.put(b"old")
+    assert store.get(old) == b"old"
+    store.close()
+
+
+def test_a_move_that_was_cut_short_loses_nothing(tmp_path, monkeypatch):
+    store = BlobStore(tmp_path)
+    kept, dropped = store.put(b"kept" * 100), store.put(b"dropped" * 100)
+
+    def die(self, missing_ok=False):
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "unlink", die)
+        with pytest.raises(StorageError):
+            evict(store, keep={kept})
+    store.close()
+    reopened = BlobStore(tmp_path)
+    assert reopened.get(kept) == b"kept" * 100
+    assert reopened.total_bytes == sum(len(reopened.get(d)) for d in reopened.digests())
+    assert evict(reopened, keep={kept}) == len(b"dropped" * 100)
+    assert dropped not in reopened
+    assert reopened.get(kept) == b"kept" * 100
+    reopened.close()
+
+
+def test_readers_find_what_moves_while_it_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(blobs_module, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(blobs_module, "MOVE_BYTES", 2_000)
+    store = BlobStore(tmp_path)
+    blobs = {store.put(bytes([n]) * 1_000): bytes([n]) * 1_000 for n in range(60)}
+    keep = set(list(blobs)[::3])
+    failed = []
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            for digest in keep:
+                try:
+                    assert store.get(digest) == blobs[digest]
+                except Exception as error:
+                    failed.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert evict(store, keep=keep) == 40_000
+    stop.set()
+    thread.join()
+    assert failed == []
+    store.close()

@@ -251,6 +251,13 @@ ATTESTATIONS: dict[str, tuple[ReasonCode, Callable[[Trial], Evidence]]] = {
             second=merge_attestation(trial.cast, trial.guilty, b"two"),
         ),
     ),
+    "another attempt at a merge": (
+        ReasonCode.DIFFERENT_STEPS,
+        lambda trial: DoubleAttestation(
+            first=merge_attestation(trial.cast, trial.guilty, b"one"),
+            second=merge_attestation(trial.cast, trial.guilty, b"two", attempt=1),
+        ),
+    ),
     "another shard": (
         ReasonCode.DIFFERENT_STEPS,
         lambda trial: replace(

@@ -179,6 +179,19 @@ def test_a_merge_weighs_models_by_examples():
     assert merged(*inputs, blobs=blobs) == [175] * 10
 
 
+def test_a_late_model_moves_onto_the_merge_that_it_missed():
+    blobs = Blobs()
+    correction = MergeCorrection(
+        epoch=1, merged=blobs.put(model([50] * 10)), reference=blobs.put(model([90] * 10))
+    )
+    late = replace(merge_input(blobs, "a", 100, 1), correction=correction)
+    assert merged(late, blobs=blobs) == [60] * 10, "the merge, and what was learned since"
+    assert merged(late, merge_input(blobs, "b", 200, 1), blobs=blobs) == [130] * 10
+    del blobs[correction.reference]
+    with pytest.raises(InvalidMessage):
+        merged(late, blobs=blobs)
+
+
 def test_a_shard_without_examples_does_not_count_unless_all_have_none():
     blobs = Blobs()
     idle = merge_input(blobs, "a", 100, 0)

@@ -139,8 +139,10 @@ def attestation(cast: Cast, signer: SecretKey, model: bytes, *, round_: int = 1)
     return sign_body(cast, signer, AttestModel(round=RoundNumber(round_), model=blob_digest(model)))
 
 
-def merge_attestation(cast: Cast, signer: SecretKey, model: bytes, *, epoch: int = 1) -> bytes:
-    body = AttestMerge(epoch=EpochNumber(epoch), model=blob_digest(model))
+def merge_attestation(
+    cast: Cast, signer: SecretKey, model: bytes, *, epoch: int = 1, attempt: int = 0
+) -> bytes:
+    body = AttestMerge(epoch=EpochNumber(epoch), model=blob_digest(model), attempt=attempt)
     return sign_body(cast, signer, body, chain=MAIN_CHAIN)
 
 

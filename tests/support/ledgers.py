@@ -199,7 +199,10 @@ def settle(main: Chain, chain: Chain) -> SignedCheckpoint:
 
 def attest_merge(main: Chain, model: Digest) -> None:
     """Complete the open merge."""
-    body = AttestMerge(epoch=EpochNumber(main_of(main).epoch + 1), model=model)
+    record = main_of(main)
+    body = AttestMerge(
+        epoch=EpochNumber(record.epoch + 1), model=model, attempt=record.merge_attempt
+    )
     execute(main, *(main.sign(entry, body) for entry in delegates(main)))
 
 

@@ -91,6 +91,7 @@ from headwater_protocol.merkle.sequence import compute_list_root
 from headwater_protocol.merkle.trie import MerkleMap
 from headwater_protocol.messages.announcement import Announcement, round_key, task_key
 from headwater_protocol.messages.chunk import split_blob
+from headwater_protocol.messages.http_request import HttpMethod, HttpRequest
 from headwater_protocol.messages.receipt import Receipt, Stage, sign_receipt
 from headwater_protocol.messages.status import (
     REPORTS_A_SESSION,
@@ -478,4 +479,10 @@ def example_records() -> Iterator[object]:
     yield status
     yield sign_status(DEVICES[0], CAST.network, status)
     yield next(split_blob(PAYLOAD))
+    yield HttpRequest(
+        method=HttpMethod.PUT,
+        path=f"/blobs/{digest('blob').hex()}",
+        body=digest("blob"),
+        time_ms=TimeMs(1_700_000_000_000),
+    )
     yield make_announcement()

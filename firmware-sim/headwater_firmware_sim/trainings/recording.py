@@ -246,6 +246,8 @@ def _decode(row: Row, work: Work, path: Path) -> Outcome:
         delta=np.frombuffer(delta, "<f4").astype(np.float32, copy=False),
         num_examples=num_examples,
         num_steps=num_steps,
+        # The simulator sets no time limit, so what was recorded has finished.
+        planned_steps=num_steps,
         mean_loss=mean_loss,
     )
 

@@ -184,7 +184,7 @@ class MainDuties:
             or state.get(MERGE_ATTESTATIONS, merge_attestation_key(epoch, validator)) is not None
         ):
             return
-        ticket = f"main/merge/{epoch}/{validator.hex()}"
+        ticket = f"main/merge/{epoch}/{main.merge_attempt}/{validator.hex()}"
         yield (
             ticket,
             ComputeMerge(
@@ -193,5 +193,6 @@ class MainDuties:
                 validator=validator,
                 task=get_last_task(state).task,
                 inputs=merge.inputs,
+                attempt=main.merge_attempt,
             ),
         )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from headwater_protocol.chain.checkpoint import MergeInput
+from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.evidence import WithheldPayload
 from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import Commit
@@ -48,12 +50,17 @@ class CheckUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeIn:
-    """Check these updates, store the payloads of the good ones durably, answer `on_taken_in`."""
+    """Check these updates, store the payloads of the good ones durably, answer `on_taken_in`.
+
+    Durably means here and, where other gateways are known, with the holders of each payload.
+    """
 
     shard: ChainId
     round: RoundNumber
     task: Task
     updates: tuple[CheckUpdate, ...]
+    committee: Committee | None = None
+    """Among which the holders are; None keeps the payloads here alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,8 @@ class ScoreBatch:
     task: Task
     base: Digest
     commits: tuple[Commit, ...]
+    given_up: tuple[Digest, ...] = ()
+    """Payloads that no gateway served in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +100,13 @@ class CheckScores:
     task: Task
     scores: bytes
     """The signed transaction that posted them."""
+    validator: ValidatorId
+    """Who posted them."""
+    reference: Digest
+    """What they say they compare with."""
     commits: tuple[Commit, ...]
+    given_up: tuple[Digest, ...] = ()
+    """Blobs that no gateway served in time; what needs them is not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +144,8 @@ class ComputeMerge:
     validator: ValidatorId
     task: Task
     inputs: tuple[MergeInput, ...]
+    attempt: int = 0
+    """At this merge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +165,34 @@ class ClearBlob:
     blob_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchBlob:
+    """Have a blob in the store, from the first holder that serves it; answer `on_fetched`."""
+
+    blob: Digest
+    holders: tuple[ValidatorId, ...]
+    """To ask, in this order; none of them is hosted here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TidyBlobs:
+    """A checkpoint settled: what is not needed any more may be evicted if the disk is full."""
+
+    needed: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareStatement:
+    """Tell the other gateways that a payload is withheld; theirs come as `on_statement`."""
+
+    evidence: WithheldPayload
+    """With the signature of one delegate."""
+
+
 Work = TakeIn | ScoreBatch | CheckScores | ComputeRoundModel | ComputeMerge
 """What takes a processor's time and runs beside the event loop."""
 
-Effect = Publish | Submit | Work | PublishBlob | ClearBlob
+Waiting = ScoreBatch | CheckScores | ComputeRoundModel | ComputeMerge | PublishBlob
+"""What needs blobs; it is not done before they are in the store, see `list_needs`."""
+
+Effect = Publish | Submit | Work | PublishBlob | ClearBlob | FetchBlob | TidyBlobs | ShareStatement

@@ -16,15 +16,19 @@ from headwater_gateway.machine.effects import (
     Scored,
     Submit,
     TakeIn,
+    Waiting,
 )
+from headwater_gateway.machine.fetches import ticket_of
 from headwater_gateway.machine.fleet import Fleet
 from headwater_gateway.machine.intake import Intake
+from headwater_gateway.machine.keeping import Keeping
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.publisher import MAX_PUBLISHED_EPOCHS, FinalizedTip, Publisher
 from headwater_gateway.machine.relay import due_checkpoint, due_epoch, due_payouts, due_task
 from headwater_gateway.machine.speaker import pick_speaker
 from headwater_gateway.machine.watch import Watch
-from headwater_protocol.chain.evidence import Equivocation
+from headwater_gateway.machine.withholding import Withholding
+from headwater_protocol.chain.evidence import Equivocation, WithheldPayload
 from headwater_protocol.chain.genesis import Genesis, genesis_network
 from headwater_protocol.chain.transaction import (
     AttestMerge,
@@ -95,6 +99,7 @@ class GatewayMachine:
         metrics: Metrics,
         registrar: SecretKey | None = None,
         verifier: Verifier | None = None,
+        keeps_blobs: bool = False,
     ) -> None:
         """Start from the ledgers' committed states.
 
@@ -105,6 +110,8 @@ class GatewayMachine:
             metrics: Counted into.
             registrar: Signs the enrolment of the desks' devices; None where others do.
             verifier: Checks evidence before it is submitted; None remembers no answers.
+            keeps_blobs: Whether this gateway's store is its own, so that it fetches what it is to
+                keep, drops what nobody needs, and says who withholds what.
         """
         self._genesis = genesis
         self._network = genesis_network(genesis)
@@ -148,6 +155,11 @@ class GatewayMachine:
         self._watch = Watch(
             genesis=genesis, main=self._states[MAIN_CHAIN], verifier=verifier or DirectVerifier()
         )
+        self._keeps_blobs = keeps_blobs
+        self._withholding = Withholding(
+            network=self._network, keys=everybody, verifier=verifier or DirectVerifier()
+        )
+        self._keeping = Keeping(own=frozenset(self._keys), keeps=keeps_blobs)
         self._relay_key = desks[0].keys[0]
         self._everybody = everybody
         self._enrolments: dict[ChainId, dict[DeviceId, EnrolDevice]] = {}
@@ -167,6 +179,11 @@ class GatewayMachine:
         self._patience_ms: int | None = None
         self._effects: deque[Effect] = deque()
 
+    @property
+    def states(self) -> Mapping[ChainId, State]:
+        """The last finalized state of each chain."""
+        return self._states
+
     def effects(self) -> Iterator[Effect]:
         """What to do, each once and in order."""
         while self._effects:
@@ -175,7 +192,8 @@ class GatewayMachine:
     def next_timer(self) -> int | None:
         """When `on_timer` is due."""
         times = [intake.next_timer() for intake in self._intakes.values()]
-        times += [self._retry_ms, self._patience_ms]
+        times += [self._retry_ms, self._patience_ms, self._keeping.fetches.next_timer()]
+        times.append(self._withholding.next_timer())
         return min((at for at in times if at is not None), default=None)
 
     def serves(self, shard: ChainId) -> bool:
@@ -188,6 +206,9 @@ class GatewayMachine:
         """Send batches that lingered, and look again at duties that failed or got lost."""
         for shard in sorted(self._intakes):
             self._perform(shard, self._intakes[shard].on_timer(now_ms))
+        self._effects.extend(self._keeping.fetches.on_timer(now_ms))
+        self._effects.extend(self._withholding.on_timer(now_ms))
+        self._accuse_withholders(now_ms)
         is_due = False
         if self._retry_ms is not None and self._retry_ms <= now_ms:
             self._retry_ms, is_due = None, True
@@ -284,6 +305,9 @@ class GatewayMachine:
             self._watch.on_main(tip)
         else:
             self._watch.on_shard(chain, tip)
+            if self._keeps_blobs:
+                missing = self._withholding.on_shard(chain, tip, now_ms)
+                self._effects.extend(self._keeping.want(chain, missing, self._states))
         if chain in self._fleets:
             self._fleets[chain].on_finalized(tip.state)
         if chain in self._intakes:
@@ -292,6 +316,7 @@ class GatewayMachine:
             self._note_office(chain)
             if chain in self._serving:
                 self._effects.extend(self._publishers[chain].on_finalized(tip, now_ms))
+        self._effects.extend(self._keeping.on_finalized(chain, self._states))
         self._look(chain, now_ms)
         for other in sorted(self._desks) if chain == MAIN_CHAIN else (MAIN_CHAIN,):
             self._look(other, now_ms)
@@ -312,6 +337,28 @@ class GatewayMachine:
     def on_taken_in(self, work: TakeIn, reasons: tuple[ReasonCode, ...], now_ms: int) -> None:
         """A batch is checked, and what passed is stored."""
         self._perform(work.shard, self._intakes[work.shard].on_taken_in(work, reasons, now_ms))
+
+    def on_missing(self, work: Waiting, missing: tuple[Digest, ...], now_ms: int) -> None:
+        """The store lacks blobs that a work needs: fetch them, then give the work out again."""
+        is_duty = isinstance(work, ScoreBatch | ComputeRoundModel | ComputeMerge)
+        chain = MAIN_CHAIN if isinstance(work, ComputeMerge) else work.shard
+        if is_duty and ticket_of(work) not in self._under_way[chain]:
+            return
+        fetches = self._keeping.on_missing(work, missing, self._states, now_ms)
+        if fetches is not None:
+            self._effects.extend(fetches)
+        elif is_duty:
+            self._drop(chain, ticket_of(work), now_ms)
+
+    def on_fetched(self, blob: Digest, now_ms: int, *, is_here: bool) -> None:
+        """A `FetchBlob` is done, or no holder serves the blob."""
+        self._withholding.on_fetched(blob, is_here=is_here)
+        self._effects.extend(self._keeping.fetches.on_fetched(blob, now_ms, is_here=is_here))
+
+    def on_statement(self, said: WithheldPayload, now_ms: int) -> None:
+        """Another gateway's delegates say that a payload is withheld."""
+        self._withholding.on_statement(said, self._states)
+        self._accuse_withholders(now_ms)
 
     def on_scored(self, work: ScoreBatch, scored: Scored | None, now_ms: int) -> None:
         """Scores are there; None where the base could not be had."""
@@ -355,7 +402,7 @@ class GatewayMachine:
         if model is None:
             self._drop(MAIN_CHAIN, work.ticket, now_ms)
             return
-        body = AttestMerge(epoch=work.epoch, model=model)
+        body = AttestMerge(epoch=work.epoch, model=model, attempt=work.attempt)
         self._submit_duty(MAIN_CHAIN, work.validator, body, work.ticket, now_ms)
 
     def _look(self, chain: ChainId, now_ms: int) -> None:
@@ -363,7 +410,9 @@ class GatewayMachine:
         under_way = self._under_way[chain]
         due = list(self._due(chain, now_ms))
         tickets = {ticket for ticket, _, _ in due}
-        for ticket in [ticket for ticket in under_way if ticket not in tickets]:
+        gone = [ticket for ticket in under_way if ticket not in tickets]
+        self._keeping.fetches.forget(gone)
+        for ticket in gone:
             del under_way[ticket]
         for ticket, key, item in due:
             if ticket in under_way:
@@ -438,6 +487,14 @@ class GatewayMachine:
         }
         for device, enrolment in self._enrolments[shard].items():
             yield f"{shard}/enrol/{device.hex()}", enrolment
+
+    def _accuse_withholders(self, now_ms: int) -> None:
+        convicted = list(self._withholding.evidence())
+        for evidence in convicted:
+            self._watch.on_withheld(evidence)
+            self._withholding.forget(evidence.statement)
+        if convicted:
+            self._look(MAIN_CHAIN, now_ms)
 
     def _deposit(self, shard: ChainId, device: DeviceId) -> Deposit | None:
         deposit = self._states[MAIN_CHAIN].get(DEPOSITS, device)

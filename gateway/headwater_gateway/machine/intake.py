@@ -199,12 +199,14 @@ class Intake:
 
     def flush(self) -> Iterator[TakeIn]:
         """Send the batch that waits."""
+        shard = self._state.get(SHARD, SHARD_KEY)
         if self._queue and self._round is not None and self._task is not None:
             yield TakeIn(
                 shard=self._shard,
                 round=self._round.number,
                 task=self._task,
                 updates=tuple(self._queue),
+                committee=None if shard is None else shard.committee,
             )
         self._queue = []
 

@@ -19,6 +19,7 @@ from headwater_protocol.chain.evidence import (
     Evidence,
     ProvenEntry,
     RefutedScore,
+    WithheldPayload,
     WrongAttestation,
 )
 from headwater_protocol.chain.genesis import Genesis, genesis_network
@@ -39,6 +40,7 @@ from headwater_protocol.identifiers import (
     Digest,
     Height,
     RoundNumber,
+    ValidatorId,
 )
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.reasons import ReasonCode
@@ -57,8 +59,9 @@ MAX_PENDING: Final = 256
 
 TICKET: Final = "main/evidence/"
 
-Place = tuple[ChainId, str, int]
-"""A chain, the kind of attestation, and the round or epoch that it is about."""
+Place = tuple[ChainId, str, int, int]
+"""A chain, the kind of attestation, the round or epoch that it is about, and for a merge the
+attempt."""
 
 
 class Watch:
@@ -80,6 +83,10 @@ class Watch:
         """An engine saw a validator sign twice."""
         self._accuse(equivocation)
 
+    def on_withheld(self, evidence: WithheldPayload) -> None:
+        """More than two thirds of a committee say that a payload is withheld."""
+        self._accuse(evidence)
+
     def on_transactions(
         self, tip: FinalizedTip, transactions: Sequence[bytes]
     ) -> Iterator[CheckScores]:
@@ -90,7 +97,7 @@ class Watch:
             except InvalidMessage:
                 continue
             if isinstance(transaction.body, PostScores):
-                yield from self._check_scores(tip.state, transaction.chain, data, transaction.body)
+                yield from self._check_scores(tip.state, transaction, data, transaction.body)
             else:
                 self.on_transaction(data, transaction)
 
@@ -103,10 +110,10 @@ class Watch:
                 return
         body = transaction.body
         if isinstance(body, AttestModel):
-            place = (transaction.chain, body.KIND, int(body.round))
+            place = (transaction.chain, body.KIND, int(body.round), 0)
             self._unproven.setdefault(place, []).append(data)
         elif isinstance(body, AttestMerge):
-            place = (transaction.chain, body.KIND, int(body.epoch))
+            place = (transaction.chain, body.KIND, int(body.epoch), int(body.attempt))
         else:
             return
         known = self._attestations.setdefault(place, {})
@@ -168,17 +175,19 @@ class Watch:
             yield TICKET + key.hex(), SubmitEvidence(evidence=evidence)
 
     def _check_scores(
-        self, state: State, shard: ChainId, data: bytes, body: PostScores
+        self, state: State, transaction: Transaction, data: bytes, body: PostScores
     ) -> Iterator[CheckScores]:
         batch = state.get(BATCHES, batch_key(body.round, body.batch))
         task = state.get(TASKS, task_key(body.task))
         if batch is not None and task is not None:
             yield CheckScores(
-                shard=shard,
+                shard=transaction.chain,
                 round=body.round,
                 batch=body.batch,
                 task=task,
                 scores=data,
+                validator=ValidatorId(transaction.sender),
+                reference=body.reference,
                 commits=batch.commits,
             )
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,18 +17,22 @@ from headwater_gateway.machine.effects import (
     ComputeMerge,
     ComputeRoundModel,
     Effect,
+    FetchBlob,
     Publish,
     PublishBlob,
     Refutation,
     ScoreBatch,
     Scored,
+    ShareStatement,
     Submit,
     TakeIn,
+    TidyBlobs,
     Work,
 )
 from headwater_gateway.machine.gateway import Desk, GatewayMachine
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.shell.chain import ChainHost, ChainRunner, StepResult
+from headwater_gateway.shell.exchange import BlobExchange, ExchangeSetup
 from headwater_gateway.shell.mqtt import MqttBus
 from headwater_gateway.worker import (
     Scorer,
@@ -38,6 +42,7 @@ from headwater_gateway.worker import (
     compute_merge,
     compute_model,
 )
+from headwater_protocol.chain.evidence import WithheldPayload
 from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
 from headwater_protocol.crypto.signing import SecretKey, Verifier, require_libsodium
 from headwater_protocol.encoding.record import encode_record
@@ -88,6 +93,8 @@ class ServiceSetup:
     transactions: Sequence[tuple[ChainId, bytes]] = ()
     """Of accounts whose keys are elsewhere, to submit at the start; what the ledger has is refused
     and does no harm."""
+    exchange: ExchangeSetup = field(default_factory=ExchangeSetup)
+    """How blobs get to other gateways and from there."""
 
 
 class GatewayService:
@@ -149,6 +156,20 @@ class GatewayService:
             metrics=self.metrics,
             registrar=setup.registrar,
             verifier=verifier,
+            keeps_blobs=True,
+        )
+        self.exchange = BlobExchange(
+            setup.exchange,
+            store=self.blobs,
+            network=genesis_network(genesis),
+            keys=all_keys,
+            states=lambda: self.machine.states,
+            heights=lambda: {chain: host.height for chain, host in self._hosts.items()},
+            is_connected=lambda: self._bus is not None and self._bus.is_connected,
+            metrics=self.metrics,
+            verifier=verifier,
+            now_ms=now_ms,
+            on_statement=self._on_statement,
         )
         self.scorer = Scorer(
             blobs=self.blobs,
@@ -212,6 +233,7 @@ class GatewayService:
                 for chain in self._runners:
                     group.create_task(self._runners[chain].run(), name=f"chain {chain}")
                 group.create_task(self._bus.run(), name="mqtt")
+                group.create_task(self.exchange.serve(), name="web")
                 group.create_task(self._run_timer(), name="timer")
         finally:
             self._intake_pool.shutdown()
@@ -249,6 +271,10 @@ class GatewayService:
         self.machine.receive(topic, payload, self._now_ms())
         self._perform()
 
+    def _on_statement(self, said: WithheldPayload) -> None:
+        self.machine.on_statement(said, self._now_ms())
+        self._perform()
+
     def _on_connected(self) -> None:
         self.machine.on_connected(self._now_ms())
         self._perform()
@@ -280,14 +306,31 @@ class GatewayService:
                 self.machine.on_submitted(effect, ReasonCode.BUSY, self._now_ms())
         elif isinstance(effect, PublishBlob):
             self._publish_blob(effect)
+        elif isinstance(effect, FetchBlob):
+            self._spawn(self._fetch(effect))
+        elif isinstance(effect, ShareStatement):
+            self._spawn(self.exchange.share(effect))
+        elif isinstance(effect, TidyBlobs):
+            self._spawn(asyncio.to_thread(self.exchange.tidy, effect))
         elif isinstance(effect, ClearBlob):
             topics = Topics(genesis_network(self._setup.genesis), effect.shard)
             for index in range(count_chunks(effect.blob_bytes)):
                 self.publish(
                     Publish(topic=topics.chunk(effect.blob, index), payload=b"", retain=True)
                 )
-        elif self._group is not None:
-            self._group.create_task(self._work(effect))
+        else:
+            self._spawn(self._work(effect))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        if self._group is None:
+            work.close()
+        else:
+            self._group.create_task(work)
+
+    async def _fetch(self, effect: FetchBlob) -> None:
+        is_here = await self.exchange.fetch(effect)
+        self.machine.on_fetched(effect.blob, self._now_ms(), is_here=is_here)
+        self._perform()
 
     def _publish_blob(self, effect: PublishBlob) -> None:
         topics = Topics(genesis_network(self._setup.genesis), effect.shard)
@@ -297,6 +340,7 @@ class GatewayService:
             logger.error(
                 "event=blob_missing blob=%s detail=devices cannot train", effect.blob.hex()
             )
+            self.machine.on_missing(effect, (effect.blob,), self._now_ms())
             return
         for chunk in split_blob(data):
             self.publish(
@@ -309,8 +353,11 @@ class GatewayService:
 
     async def _work(self, work: Work) -> None:
         loop = asyncio.get_running_loop()
-        if isinstance(work, TakeIn):
+        if not isinstance(work, TakeIn) and (missing := self.exchange.missing(work)):
+            self.machine.on_missing(work, missing, self._now_ms())
+        elif isinstance(work, TakeIn):
             reasons = await loop.run_in_executor(self._intake_pool, self._check, work)
+            reasons = await self.exchange.replicate(work, reasons)
             self.machine.on_taken_in(work, reasons, self._now_ms())
         elif isinstance(work, ScoreBatch):
             scored = await loop.run_in_executor(self._work_pool, self._score, work)

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.committee import MAX_DELEGATES, Committee
 from headwater_protocol.chain.contribution import NO_CONTRIBUTIONS, Contributions
+from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.crypto.hashing import Domain, hash_record
 from headwater_protocol.crypto.signing import Verifier, signing_bytes
 from headwater_protocol.encoding.record import Count, Range, encode_record
@@ -83,6 +84,9 @@ class MergeInput:
     model: Digest
     num_examples: Annotated[int, Range(0, MAX_UNSIGNED)]
     """Summed over the epoch's checkpoints, `MAX_EPOCH_EXAMPLES` at the most."""
+    correction: MergeCorrection | None = None
+    """Of a finished shard's model that came too late for an earlier merge: moves it onto the last
+    merged model before it is merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

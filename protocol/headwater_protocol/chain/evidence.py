@@ -99,7 +99,7 @@ class Equivocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubleAttestation:
-    """Two `AttestModel` for one round of a shard, or two `AttestMerge` for one epoch."""
+    """Two `AttestModel` for one round of a shard, or two `AttestMerge` for one attempt at one."""
 
     KIND: ClassVar[str] = "double-attestation/1"
 

@@ -13,7 +13,7 @@ from headwater_protocol.chain.checkpoint import CheckpointSignature, SignedCheck
 from headwater_protocol.chain.justice import JusticeBody
 from headwater_protocol.chain.market import MarketBody, SponsoredTask
 from headwater_protocol.chain.proof import StateProof
-from headwater_protocol.chain.round import DeviceWeight
+from headwater_protocol.chain.round import CountField, DeviceWeight
 from headwater_protocol.chain.stake import StakeBody
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.crypto.signing import SecretKey, Verifier, signing_bytes
@@ -196,6 +196,8 @@ class AttestMerge:
 
     epoch: EpochNumber
     model: Digest
+    attempt: CountField = 0
+    """Which of the merge's attempts; each has inputs of its own, so each may be attested once."""
 
 
 ShardBody = (

@@ -36,6 +36,8 @@ class Domain(StrEnum):
     SHUFFLE = "shuffle"
     INFRACTION = "infraction"
     PAYLOAD_WITHHELD = "payload-withheld"
+    PLACEMENT = "placement"
+    HTTP_REQUEST = "http-request"
 
 
 def domain_prefix(domain: Domain) -> bytes:

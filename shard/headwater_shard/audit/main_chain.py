@@ -20,8 +20,9 @@ from headwater_shard.audit.failure import AuditFailure, Mismatch, require_equal
 from headwater_shard.audit.readers import BlobReader
 from headwater_shard.audit.replay import ReplayedBlock
 from headwater_shard.audit.shard import AdoptedEpoch, ShardAudit
+from headwater_shard.mainchain.late import find_correction
 from headwater_shard.mainchain.market.tasks import get_last_task
-from headwater_shard.mainchain.records import CANDIDATES, EPOCHS, MERGES
+from headwater_shard.mainchain.records import CANDIDATES, EPOCHS, MAIN, MAIN_KEY, MERGES
 from headwater_shard.mainchain.staking.shuffle import deal_committees
 from headwater_shard.mainchain.supply import HOLDINGS, compute_supply
 from headwater_shard.round_model import compute_merged_model
@@ -41,6 +42,9 @@ class MainAudit:
         )
         self._settled: dict[ChainId, Checkpoint] = {}
         self._in_epoch: dict[ChainId, list[Checkpoint]] = {}
+        self._late: dict[ChainId, list[Checkpoint]] = {}
+        """Settled while a merge was open."""
+        self._attempt = 0
         self._attestations: dict[ValidatorId, Digest] = {}
         self._open: Merge | None = None
         self._epoch = EpochNumber(0)
@@ -76,12 +80,13 @@ class MainAudit:
                 self._settle(body.signed.checkpoint)
             elif isinstance(body, AttestMerge):
                 self._attestations[ValidatorId(transaction.sender)] = body.model
+        self._follow_attempt(block.state)
         for key in sorted(block.changes.get(MERGES.namespace, {})):
             merge = block.state.get(MERGES, key)
             if merge is None:
                 raise Mismatch(f"merge {int.from_bytes(key, 'big')} is gone from the ledger")
             if merge.model is None:
-                self._require_opened(merge)
+                self._require_opened(block.state, merge)
             else:
                 self._require_completed(block, merge, merge.model)
         for adopted in self._wanted.pop(block.header.height, ()):
@@ -129,10 +134,22 @@ class MainAudit:
             self.num_compared += 1
         self._settled[shard] = checkpoint
         self.num_checkpoints += 1
-        if checkpoint.merged == self._epoch and self._open is None:
-            self._in_epoch.setdefault(shard, []).append(checkpoint)
+        if checkpoint.merged == self._epoch or checkpoint.is_final:
+            counted = self._in_epoch if self._open is None else self._late
+            counted.setdefault(shard, []).append(checkpoint)
 
-    def _require_opened(self, merge: Merge) -> None:
+    def _follow_attempt(self, state: State) -> None:
+        """What a merge that found no majority is opened with again."""
+        main = state.get(MAIN, MAIN_KEY)
+        attempt = 0 if main is None else main.merge_attempt
+        if attempt > self._attempt:
+            self._attestations = {}
+            for shard, checkpoints in self._late.items():
+                self._in_epoch.setdefault(shard, []).extend(checkpoints)
+            self._late = {}
+        self._attempt = attempt
+
+    def _require_opened(self, state: State, merge: Merge) -> None:
         item = f"merge {merge.epoch}"
         inputs = tuple(
             MergeInput(
@@ -142,6 +159,12 @@ class MainAudit:
                 num_examples=min(
                     sum(entry.num_examples for entry in self._in_epoch[shard]),
                     MAX_EPOCH_EXAMPLES,
+                ),
+                correction=find_correction(
+                    state,
+                    shard,
+                    merged=self._settled[shard].merged,
+                    epoch=EpochNumber(self._epoch),
                 ),
             )
             for shard in sorted(self._in_epoch)
@@ -165,7 +188,12 @@ class MainAudit:
         if model not in self._blobs:
             raise Mismatch(f"its model, blob {model.hex()}, is missing", item=item)
         self._open, self._epoch, self.model = None, merge.epoch, model
-        self._in_epoch = {}
+        self._in_epoch = {
+            shard: checkpoints
+            for shard, checkpoints in self._late.items()
+            if checkpoints[-1].is_final
+        }
+        self._late = {}
         self._require_begun(block, merge)
 
     def _require_begun(self, block: ReplayedBlock, merge: Merge) -> None:

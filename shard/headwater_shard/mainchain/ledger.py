@@ -92,6 +92,8 @@ class MainLedger:
             epoch=EpochNumber(0),
             epoch_started_ms=TimeMs(0),
             is_merging=False,
+            merge_attempt=0,
+            merge_opened_ms=TimeMs(0),
             burned=Units(0),
         )
         return State(MAIN_TABLES).updated(

@@ -131,6 +131,10 @@ class ShardEntry:
     epoch_examples: CountField
     """Summed over these, `MAX_EPOCH_EXAMPLES` at the most."""
     is_final: bool
+    late_checkpoints: CountField = 0
+    """Settled while a merge was open: for its next attempt, or if final for the merge after it."""
+    late_examples: CountField = 0
+    """Summed over these, `MAX_EPOCH_EXAMPLES` at the most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,10 @@ class MainChain:
     """Block time of the epoch's first checkpoint; 0 before it."""
     is_merging: bool
     """Whether merge `epoch + 1` waits for its attestations."""
+    merge_attempt: CountField
+    """Times that the open merge was opened again; 0 where none is open."""
+    merge_opened_ms: TimeMs
+    """Block time of the open attempt; 0 where none is open."""
     burned: Units
     """Slashed, and nobody's any more."""
 

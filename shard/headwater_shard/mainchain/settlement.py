@@ -32,8 +32,9 @@ def process_checkpoint(
 ) -> None:
     """Record a checkpoint.
 
-    Only a checkpoint whose model was made from the current epoch's base counts for the next merge;
-    an older one still settles, since a shard goes on when the main chain is away.
+    Only a checkpoint whose model was made from the current epoch's base counts for the next merge,
+    and a shard's last one; another older one still settles, since a shard goes on when the main
+    chain is away. What settles while a merge is open waits for the next attempt at it.
 
     Raises:
         InvalidMessage: If the shard is unknown, the checkpoint is there already, does not follow
@@ -76,9 +77,11 @@ def process_checkpoint(
             ReasonCode.WRONG_SHARD, f"nobody serves {checkpoint.shard} in {checkpoint.epoch}"
         )
     verify_checkpoint(body.signed, network=network, committee=committee, verifier=verifier)
-    counts = checkpoint.merged == main.epoch and not main.is_merging
+    is_mergeable = checkpoint.merged == main.epoch or checkpoint.is_final
+    counts, is_late = is_mergeable and not main.is_merging, is_mergeable and main.is_merging
     # Capped, since a dishonest shard may claim any number, and the sum must fit every store.
     claimed = entry.epoch_examples + (checkpoint.num_examples if counts else 0)
+    claimed_late = entry.late_examples + (checkpoint.num_examples if is_late else 0)
     draft.put(CHECKPOINTS, checkpoint_key(checkpoint.shard, checkpoint.number), body.signed)
     draft.put(
         SHARDS,
@@ -94,6 +97,8 @@ def process_checkpoint(
             epoch_checkpoints=entry.epoch_checkpoints + counts,
             epoch_examples=min(claimed, MAX_EPOCH_EXAMPLES),
             is_final=checkpoint.is_final,
+            late_checkpoints=entry.late_checkpoints + is_late,
+            late_examples=min(claimed_late, MAX_EPOCH_EXAMPLES),
         ),
     )
     settle_task(draft, checkpoint)

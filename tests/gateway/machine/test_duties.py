@@ -199,3 +199,33 @@ def test_two_shards_are_merged_by_the_delegates_of_both(tmp_path: Path) -> None:
     assert len(others) == 7
     for shard in ("shard-0", "shard-1"):
         assert bench.record(ChainId(shard)).is_finished
+
+
+def test_a_merge_that_found_no_majority_is_attested_again(bench: Bench) -> None:
+    """Half of the delegates lie about the first attempt; with the second they are honest."""
+    taken: list[AttestMerge] = []
+
+    def loses(body: Body) -> bool:
+        if isinstance(body, AttestMerge):
+            taken.append(body)
+        return isinstance(body, AttestMerge) and body.attempt == 0 and len(taken) <= 2
+
+    bench.loses = loses
+    # Nobody looks again for what got lost, so that the first attempt stays open.
+    bench.kept = ()
+    finish(bench)
+    state = bench.chains[MAIN_CHAIN].app.state
+    main = state.get(MAIN, MAIN_KEY)
+    assert main is not None
+    assert main.is_merging
+    assert len(taken) == 4
+    bench.away.add(MAIN_CHAIN)
+    bench.pass_ms(main.merge_opened_ms + 60_000 - bench.now_ms)
+    bench.away.clear()
+    bench.pool[MAIN_CHAIN].clear()
+    bench.mine(MAIN_CHAIN)
+    bench.settle(3)
+    main = bench.chains[MAIN_CHAIN].app.state.get(MAIN, MAIN_KEY)
+    assert main is not None
+    assert (main.epoch, main.is_merging) == (1, False)
+    assert {body.attempt for body in taken} == {0, 1}

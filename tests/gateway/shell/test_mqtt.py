@@ -1,6 +1,7 @@
 """The MQTT shell against a real, embedded broker that goes away and comes back."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -219,3 +220,34 @@ def test_port_in_use_is_one_line_with_the_fix() -> None:
         port = parse_broker_url(url).port
         with pytest.raises(ConfigError, match="choose another port"), embedded_broker(HOST, port):
             pass
+
+
+def test_a_cancellation_that_the_client_loses_still_ends_a_publisher() -> None:
+    """As `asyncio.wait_for` loses one to an acknowledgement, before Python 3.12."""
+
+    class Forgetful:
+        def __init__(self) -> None:
+            self.is_asked = asyncio.Event()
+
+        async def publish(self, *args: object, **options: object) -> None:
+            self.is_asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def go() -> None:
+        bus = MqttBus(
+            url="mqtt://127.0.0.1",
+            client_id="test",
+            filters=[],
+            on_message=lambda topic, payload: None,
+            on_connected=lambda: None,
+        )
+        bus.publish(Publish(topic="t", payload=b"p", retain=False))
+        client = Forgetful()
+        task = asyncio.create_task(bus._publish_all(client))  # type: ignore[arg-type]
+        await client.is_asked.wait()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=5)
+        assert done
+
+    asyncio.run(go())

@@ -49,7 +49,7 @@ from headwater_shard.engine.bft.leader import Rotation, initial_rotation, next_r
 from headwater_shard.engine.bft.validation import outcomes_root
 from headwater_shard.engine.border import Changes, Execution
 from headwater_shard.layout import DataFolder
-from headwater_shard.mainchain.records import MERGES
+from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES
 from headwater_shard.round_model import compute_merged_model, compute_round_model
 from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.records import (
@@ -284,10 +284,18 @@ class SmallNetwork:
         digest = self.put(right if model is None else model)
         main.accepted(
             *(
-                main.sign(entry, AttestMerge(epoch=merge.epoch, model=digest))
+                main.sign(
+                    entry, AttestMerge(epoch=merge.epoch, model=digest, attempt=self.merge_attempt)
+                )
                 for entry in self.cast.all_validators
             )
         )
+
+    @property
+    def merge_attempt(self) -> int:
+        record = self.main.app.state.get(MAIN, MAIN_KEY)
+        assert record is not None
+        return record.merge_attempt
 
     def adoption(self, epoch: int) -> AdoptEpoch:
         """An epoch, as the block proves it that began it."""

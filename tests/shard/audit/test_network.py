@@ -43,6 +43,7 @@ from headwater_shard.audit.replay import ChainReplay
 from headwater_shard.audit.report import AuditReport
 from headwater_shard.engine.bft.history import FinalizedBlock
 from headwater_shard.engine.bft.validation import outcomes_root
+from headwater_shard.mainchain.records import MERGES
 from headwater_shard.shardchain import reward, score
 from headwater_shard.shardchain.records import CHECKPOINTS, REWARDS, ROUNDS, RewardBalance
 from headwater_shard.shardchain.records import checkpoint_key as shard_checkpoint_key
@@ -263,6 +264,34 @@ def test_a_merge_that_a_quorum_attested_wrongly_is_refused() -> None:
     failure = fails(network)
     assert (failure.chain, failure.height) == (MAIN_CHAIN, len(network.main.blocks))
     assert failure.item == "merge 1"
+
+
+@pytest.mark.parametrize("reopens", [False, True])
+def test_a_last_checkpoint_that_came_during_a_merge_is_followed(*, reopens: bool) -> None:
+    network = make_network()
+    for shard in (FIRST, SECOND):
+        network.train_round(shard)
+        network.train_round(shard)
+        network.settle(shard)
+    first, timeout_ms = network.ledgers[FIRST], network.cast.genesis.parameters.epoch_timeout_ms
+    for _ in range(2):
+        # It waits for the merge before each of its rounds, and then goes on without.
+        first.block(after_ms=network.cast.genesis.parameters.merge_wait_ms)
+        network.train_round(FIRST)
+    network.settle(FIRST)
+    if reopens:
+        network.main.block(after_ms=timeout_ms)
+        assert network.merge_attempt == 1
+        network.merge()
+    else:
+        network.merge()
+        network.main.block(after_ms=timeout_ms)
+        (late,) = [entry for _, entry in network.main.app.state.items(MERGES) if not entry.model]
+        assert [entry.correction is not None for entry in late.inputs] == [True]
+        network.merge()
+    report = run_audit(network)
+    (main,) = [entry for entry in report.chains if entry.chain == MAIN_CHAIN]
+    assert main.merges == 2 - reopens
 
 
 def test_a_reward_that_everybody_signed_is_refused(trained: SmallNetwork) -> None:

@@ -14,6 +14,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_message,
 )
 from headwater_protocol.chain.epoch import epoch_key
+from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.chain.transaction import AttestMerge, PostCheckpoint
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
@@ -22,7 +23,15 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import tables_of
 from headwater_shard.mainchain.records import ATTESTATIONS, MERGES, SHARDS, ShardEntry, shard_key
 from headwater_shard.state.state import load_state
-from tests.support.ledgers import attest_merge, delegates, execute, main_of, next_context, reasons
+from tests.support.ledgers import (
+    attest_merge,
+    delegates,
+    execute,
+    main_of,
+    next_context,
+    reasons,
+    refusal,
+)
 from tests.support.network import Chain, key, make_cast
 
 TIMEOUT_MS = 60_000
@@ -128,7 +137,7 @@ def test_an_epoch_stops_waiting_at_its_timeout_and_not_a_millisecond_before(shar
     merge = merge_of(main, 1)
     assert merge is not None
     assert [entry.shard for entry in merge.inputs] == ["b"]
-    assert main.app.next_timer() is None
+    assert main.app.next_timer() == main.now_ms + TIMEOUT_MS
 
 
 def test_a_second_checkpoint_does_not_start_the_wait_anew(shards):
@@ -270,3 +279,169 @@ def test_two_checkpoints_of_a_shard_settle_in_one_block_in_order_only(shards):
     relayed = swapped.block(second)
     assert reasons(relayed) == [ReasonCode.BROKEN_LINK]
     execute(swapped, first)
+
+
+def attest(main: Chain, signers, model: bytes, *, attempt: int = 0) -> None:
+    body = AttestMerge(epoch=main_of(main).epoch + 1, model=blob_digest(model), attempt=attempt)
+    execute(main, *(main.sign(signer, body) for signer in signers))
+
+
+def open_merge(shards: Shards, **changes: object) -> None:
+    for shard in "abc":
+        shards.settle(shard, **changes)
+    assert main_of(shards.main).is_merging
+
+
+def test_a_merge_without_a_majority_reopens_at_the_timeout_and_not_a_millisecond_before(shards):
+    main = shards.main
+    open_merge(shards)
+    opened = main.now_ms
+    assert main.app.next_timer() == opened + TIMEOUT_MS
+    first, second, _ = delegates(main)
+    attest(main, [first], b"one")
+    attest(main, [second], b"two")
+    main.block(after_ms=opened + TIMEOUT_MS - 1 - main.now_ms)
+    assert main_of(main).merge_attempt == 0
+    assert main.app.state.count(ATTESTATIONS) == 2
+    main.block(after_ms=1)
+    chain = main_of(main)
+    assert (chain.merge_attempt, chain.is_merging, chain.epoch) == (1, True, 0)
+    assert main.app.state.count(ATTESTATIONS) == 0
+    assert main.app.next_timer() == main.now_ms + TIMEOUT_MS
+
+
+def test_a_reopened_merge_takes_what_settled_meanwhile(shards):
+    main = shards.main
+    open_merge(shards, num_examples=5)
+    before = shards.last["b"].model
+    shards.settle("b", num_examples=7)
+    main.block(after_ms=TIMEOUT_MS)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert [entry.num_examples for entry in merge.inputs] == [5, 12, 5]
+    assert merge.inputs[1].model == shards.last["b"].model != before
+    assert merge.inputs[1].checkpoint == checkpoint_digest(shards.last["b"])
+    assert all(entry.correction is None for entry in merge.inputs)
+    attest_merge(main, blob_digest(b"m"))
+    entry = entry_of(main, "b")
+    assert (entry.epoch_checkpoints, entry.late_checkpoints, entry.late_examples) == (0, 0, 0)
+    assert main.app.next_timer() is None
+
+
+def test_an_attestation_of_an_earlier_attempt_is_refused_and_a_new_one_counts(shards):
+    main = shards.main
+    open_merge(shards)
+    signers = delegates(main)
+    attest(main, signers[:2], b"m")
+    main.block(after_ms=TIMEOUT_MS)
+    old = main.sign(signers[2], AttestMerge(epoch=1, model=blob_digest(b"m")))
+    assert refusal(main, old) is ReasonCode.WRONG_EPOCH
+    early = main.sign(signers[2], AttestMerge(epoch=1, model=blob_digest(b"m"), attempt=2))
+    assert refusal(main, early) is ReasonCode.WRONG_EPOCH
+    attest(main, signers[:2], b"m", attempt=1)
+    assert main_of(main).is_merging
+    attest(main, signers[2:], b"m", attempt=1)
+    chain = main_of(main)
+    assert (chain.epoch, chain.is_merging, chain.merge_attempt) == (1, False, 0)
+    open_merge(shards, epoch=1)
+    attest(main, signers, b"n")
+    assert main_of(main).epoch == 2
+
+
+def test_a_merge_is_attempted_as_often_as_it_takes(shards):
+    main = shards.main
+    open_merge(shards)
+    for attempt in range(1, 6):
+        main.block(after_ms=TIMEOUT_MS)
+        assert main_of(main).merge_attempt == attempt
+    attest_merge(main, blob_digest(b"m"))
+    assert main_of(main).epoch == 1
+
+
+def test_a_final_checkpoint_that_settles_during_a_merge_is_merged_after_it(shards):
+    main = shards.main
+    open_merge(shards, num_examples=5)
+    merged_of_a = shards.last["a"].model
+    for shard in "bc":
+        shards.settle(shard, is_final=True, num_examples=0)
+    shards.settle("a", is_final=True, num_examples=9)
+    attest_merge(main, blob_digest(b"m"))
+    # All shards are finished, so nothing else is waited for.
+    main.block()
+    merge, chain = merge_of(main, 2), main_of(main)
+    assert chain.is_merging
+    assert merge is not None
+    assert [(entry.shard, entry.num_examples) for entry in merge.inputs] == [
+        ("a", 9),
+        ("b", 0),
+        ("c", 0),
+    ]
+    first = merge.inputs[0]
+    assert first.model == shards.last["a"].model
+    assert first.correction == MergeCorrection(
+        epoch=1, merged=blob_digest(b"m"), reference=merged_of_a
+    )
+    attest_merge(main, blob_digest(b"n"))
+    main.block(after_ms=10 * TIMEOUT_MS)
+    chain = main_of(main)
+    assert (chain.epoch, chain.is_merging, chain.epoch_started_ms) == (2, False, 0)
+
+
+def test_a_late_final_checkpoint_waits_for_the_others_next_ones(shards):
+    main = shards.main
+    open_merge(shards)
+    shards.settle("a", is_final=True)
+    attest_merge(main, blob_digest(b"m"))
+    started = main.now_ms
+    assert main.app.next_timer() == started + TIMEOUT_MS
+    shards.settle("b", epoch=1)
+    assert not main_of(main).is_merging
+    shards.settle("c", epoch=1)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    assert [entry.correction is None for entry in merge.inputs] == [False, True, True]
+
+
+def test_a_final_checkpoint_that_comes_after_the_merge_is_merged_too(shards):
+    main = shards.main
+    open_merge(shards)
+    reference = shards.last["a"].model
+    attest_merge(main, blob_digest(b"m"))
+    shards.settle("a", epoch=0, is_final=True, num_examples=4)
+    assert entry_of(main, "a").epoch_examples == 4
+    main.block(after_ms=TIMEOUT_MS)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    (entry,) = merge.inputs
+    assert entry.correction == MergeCorrection(
+        epoch=1, merged=blob_digest(b"m"), reference=reference
+    )
+
+
+def test_what_a_late_shard_started_from_is_the_reference_if_it_never_was_in_a_merge(shards):
+    main = shards.main
+    shards.settle("a")
+    shards.settle("b")
+    main.block(after_ms=TIMEOUT_MS)
+    shards.settle("c", is_final=True)
+    attest_merge(main, blob_digest(b"m"))
+    main.block(after_ms=TIMEOUT_MS)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    (entry,) = merge.inputs
+    assert entry.shard == "c"
+    assert entry.correction == MergeCorrection(
+        epoch=1, merged=blob_digest(b"m"), reference=main.cast.genesis.task.initial_model
+    )
+
+
+def test_a_final_checkpoint_in_a_failed_attempt_goes_into_the_next(shards):
+    main = shards.main
+    open_merge(shards, num_examples=5)
+    shards.settle("a", is_final=True, num_examples=9)
+    main.block(after_ms=TIMEOUT_MS)
+    merge = merge_of(main, 1)
+    assert merge is not None
+    assert (merge.inputs[0].num_examples, merge.inputs[0].correction) == (14, None)
+    attest_merge(main, blob_digest(b"m"))
+    assert main_of(main).epoch_started_ms == 0

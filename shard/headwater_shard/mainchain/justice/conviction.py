@@ -119,9 +119,10 @@ class Court:
         first, second = (self._decode(data) for data in (evidence.first, evidence.second))
         one, other = first.body, second.body
         if isinstance(one, AttestModel) and isinstance(other, AttestModel):
-            place, is_same_place = int(one.round), one.round == other.round
+            place, part, is_same_place = int(one.round), 0, one.round == other.round
         elif isinstance(one, AttestMerge) and isinstance(other, AttestMerge):
-            place, is_same_place = int(one.epoch), one.epoch == other.epoch
+            place, part = int(one.epoch), one.attempt
+            is_same_place = (one.epoch, one.attempt) == (other.epoch, other.attempt)
         else:
             raise InvalidTransaction(
                 ReasonCode.DIFFERENT_STEPS, "the two are not attestations of one kind"
@@ -143,7 +144,7 @@ class Court:
             offence=Offence.DOUBLE_ATTESTATION,
             chain=first.chain,
             place=place,
-            part=0,
+            part=part,
         )
         return Conviction(charge=charge, term=term)
 

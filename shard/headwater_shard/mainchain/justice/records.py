@@ -33,7 +33,8 @@ class Charge:
     place: Place
     """The block's height, the round of a shard or the epoch that it was about."""
     part: Place
-    """Of that place: the view and step of a vote, the batch of a payload; else 0."""
+    """Of that place: the view and step of a vote, the batch of a payload, the attempt at a merge;
+    else 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

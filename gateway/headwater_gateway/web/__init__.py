@@ -1,0 +1,1 @@
+"""HTTP between gateways, to members, and to those who watch."""
