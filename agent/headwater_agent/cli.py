@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _make_parser().parse_args(argv)
     try:
+        if arguments.command == "enroll":
+            from headwater_agent.enrol.cli import run_enroll
+
+            return run_enroll(arguments)
         command = {"init": _init, "run": _run, "id": _id}[arguments.command]
         return command(arguments)
     except HeadwaterError as error:
@@ -84,6 +88,26 @@ def _make_parser() -> argparse.ArgumentParser:
         "nothing in the current round",
     )
     commands.add_parser("id", parents=[common], help="print the device's id")
+    enroll = commands.add_parser(
+        "enroll", help="join a network with a token, and write the configuration"
+    )
+    enroll.add_argument("url", metavar="URL", help="of the registrar: https://host:8443")
+    enroll.add_argument(
+        "--token", required=True, metavar="TOKEN", help="as the operator gave it; - reads a line"
+    )
+    enroll.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="default: here")
+    trust = enroll.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--ca", type=Path, metavar="FILE", help="vouches for the URL, if not the network itself"
+    )
+    trust.add_argument(
+        "--fingerprint", metavar="SHA256", help="of the network's authority, if not the token's"
+    )
+    enroll.add_argument("--data", default="data", metavar="PATH", help="folder of *.csv, or .npz")
+    enroll.add_argument(
+        "--wait", type=int, default=300, metavar="SECONDS", help="for the ledger (default: 300)"
+    )
+    enroll.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return parser
 
 
@@ -151,6 +175,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.data.problems import Problem, Problems
     from headwater_agent.data.source import make_source
     from headwater_agent.device import Device
+    from headwater_agent.enrol.renewal import make_renewer
     from headwater_agent.guest.host import Host
     from headwater_agent.guest.probes import Probes
     from headwater_agent.guest.process import give_way
@@ -198,6 +223,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         )
         keeper.restore()
         source.open()
+        renewer = make_renewer(config, key)
         shell = MqttShell(
             device=device,
             store=store,
@@ -205,13 +231,18 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
             config=config,
             host=Host(config.guest, Probes().read),
             upkeep=keeper.tick,
+            on_certificate_refused=None if renewer is None else renewer.on_refused,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: shell.stop())
         log.info("event=started device=%s examples=%d", device.id.hex(), source.pool.num_examples)
+        if renewer is not None:
+            renewer.start()
         try:
             shell.run()
         finally:
+            if renewer is not None:
+                renewer.stop()
             source.close()
             keeper.flush()
         log.info("event=stopped device=%s", device.id.hex())

@@ -21,7 +21,7 @@ DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 NETWORK_HEX_DIGITS: Final = 64
 ROOT_KEYS: Final = (
     *("brokers", "genesis", "network", "shard", "weight", "key", "state"),
-    *("data", "guest", "login", "tls", "limits"),
+    *("enrolment", "data", "guest", "login", "tls", "limits"),
 )
 
 TEMPLATE: Final = """\
@@ -136,6 +136,8 @@ class AgentConfig:
     login: Login | None
     tls: Tls
     limits: DeviceLimits
+    enrolment: Path | None = None
+    """What a registrar said; with it the device renews its certificate."""
 
 
 class _Table:
@@ -241,6 +243,7 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
     network = _parse_network(root.text("network"))
     shard = root.text("shard")
     weight = root.number("weight", 1)
+    enrolment = root.optional_path("enrolment")
     data = root.table("data") or _Table("data", {}, folder)
     guest = root.table("guest") or _Table("guest", {}, folder)
     login = _parse_login(root.table("login"))
@@ -262,6 +265,7 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
         login=login,
         tls=tls,
         limits=device_limits,
+        enrolment=enrolment,
     )
 
 

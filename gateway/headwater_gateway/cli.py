@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "headwater-gateway"
 EXTRA: Final = "headwater[gateway]"
-MODULES: Final = ("typer", "rich", "nacl", "aiohttp", "aiomqtt", "amqtt")
+MODULES: Final = ("typer", "rich", "nacl", "aiohttp", "aiomqtt", "amqtt", "cryptography")
 """What the extra brings, beside the runtimes."""
 RUNTIMES: Final = ("tflite_runtime", "ai_edge_litert")
 DEFAULT_CONFIG: Final = Path("gateway.toml")
@@ -97,6 +97,14 @@ def _build_app() -> "typer.Typer":
             Path | None,
             typer.Option(metavar="FILE", help="64 hex digits to derive all keys from."),
         ] = None,
+        tls: Annotated[
+            bool,
+            typer.Option("--tls", help="Make an authority and certificates; devices use tokens."),
+        ] = False,
+        host: Annotated[
+            list[str] | None,
+            typer.Option(help="With --tls, a name devices reach this machine by; several times."),
+        ] = None,
         debug: Annotated[bool, debug_option] = False,
     ) -> int:
         """Make keys, genesis, initial model and a commented gateway.toml for one machine."""
@@ -112,6 +120,7 @@ def _build_app() -> "typer.Typer":
             validation=validation,
             port=port,
             seed_file=seed_file,
+            tls_hosts=tuple(host or ()) if tls or host else None,
         )
 
     @app.command("task")
@@ -154,6 +163,9 @@ def _build_app() -> "typer.Typer":
         context.obj.debug = context.obj.debug or debug
         return _status(config, as_json=as_json)
 
+    from headwater_gateway.registrar.cli import add_commands
+
+    add_commands(app)
     return app
 
 
@@ -169,6 +181,7 @@ def _init(
     validation: Path | None,
     port: int,
     seed_file: Path | None,
+    tls_hosts: tuple[str, ...] | None = None,
 ) -> int:
     import os
     import time
@@ -176,6 +189,7 @@ def _init(
 
     from headwater_gateway.founding import FoundingPlan, derive_seed, found_network
     from headwater_gateway.keyfile import load_key
+    from headwater_gateway.registrar import setup
     from headwater_gateway.task_file import default_task_file, load_task_file
     from headwater_protocol.identifiers import TimeMs
 
@@ -183,6 +197,11 @@ def _init(
     task_file = default_task_file() if task == "defaults" else load_task_file(Path(task))
     if rounds is not None:
         task_file = replace(task_file, rounds=rounds)
+    hosts = () if tls_hosts is None else setup.local_hosts(tls_hosts)
+    broker_port = setup.DEFAULT_BROKER_PORT
+    tls = None
+    if tls_hosts is not None:
+        tls = setup.plan_tls(out, hosts, broker_port=broker_port, port=setup.DEFAULT_REGISTRAR_PORT)
     founding = found_network(
         FoundingPlan(
             folder=out,
@@ -194,10 +213,14 @@ def _init(
             validation="validation" if validation is None else str(validation.absolute()),
             port=port,
             time_ms=TimeMs(time.time_ns() // 1_000_000),
+            tls=tls,
         ),
         lambda role: os.urandom(32) if secret is None else derive_seed(secret, role),
     )
     print(f"network {founding.network.hex()}")
+    if tls_hosts is not None:
+        setup.write_tls(out, founding.genesis, hosts, broker_port=broker_port)
+        return _print_tls_steps(out, founding.config, hosts[0], has_data=validation is not None)
     steps = [f"add the ids of your devices to {out}/devices-*.txt (headwater-agent id prints one)"]
     if validation is None:
         steps.insert(0, f"put labelled examples of your own into {out}/validation, *.csv or npz")
@@ -207,6 +230,25 @@ def _init(
         f"{founding.network.hex()} --shard {founding.genesis.shards[0]} "
         f"--broker mqtt://127.0.0.1:{port}"
     )
+    return _print_steps(steps)
+
+
+def _print_tls_steps(out: Path, config: Path, host: str, *, has_data: bool) -> int:
+    from headwater_gateway.registrar import setup
+
+    steps = [
+        f"mosquitto -c {out}/mosquitto/mosquitto.conf",
+        f"headwater-gateway run --config {config}",
+        f"for each device: headwater-gateway token create --config {config}",
+        f"on each device: headwater-agent enroll https://{host}:{setup.DEFAULT_REGISTRAR_PORT} "
+        "--token TOKEN",
+    ]
+    if not has_data:
+        steps.insert(0, f"put labelled examples of your own into {out}/validation, *.csv or npz")
+    return _print_steps(steps)
+
+
+def _print_steps(steps: Sequence[str]) -> int:
     print("next:")
     for number, step in enumerate(steps, start=1):
         print(f"  {number}. {step}")

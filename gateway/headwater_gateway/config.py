@@ -4,6 +4,7 @@ Paths are relative to the file's folder. Unknown keys are refused, because a mis
 silently ignored is worse than none.
 """
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,19 @@ DIGEST_HEX_DIGITS: Final = 64
 MAX_DEVICES_FILE_BYTES: Final = MAX_LIST_ITEMS * (DIGEST_HEX_DIGITS + 64)
 ROOT_KEYS: Final = (
     *("genesis", "network", "folder", "blobs", "registrar_key"),
-    *("broker", "web", "peers", "storage", "limits", "shards"),
+    *("brokers", "intake_group", "broker", "tls", "enrolment", "web", "peers", "storage"),
+    *("limits", "shards"),
 )
+TLS_KEYS: Final = ("ca_file", "cert_file", "key_file")
+ENROLMENT_KEYS: Final = (
+    *("host", "port", "cert_file", "key_file", "ca_file", "ca_key_file"),
+    *("crl_file", "reload", "brokers", "certificate_days"),
+)
+DEFAULT_ENROLMENT_PORT: Final = 8443
+DEFAULT_CERTIFICATE_DAYS: Final = 90
+MAX_CERTIFICATE_DAYS: Final = 825
+MAX_BROKERS: Final = 16
+GROUP_PATTERN: Final = "[a-z0-9-]{1,32}"
 BROKER_KEYS: Final = ("url", "host", "port")
 LIMIT_KEYS: Final = ("max_data_bytes",)
 SHARD_KEYS: Final = ("name", "keys", "validation", "devices")
@@ -54,19 +66,52 @@ blobs = $blobs
 # Signs the enrolment of the devices listed below. Leave it out where another gateway enrols.
 registrar_key = $registrar_key
 
+$broker# [limits]                          # the default
+# max_data_bytes = 268435456        # of each shard's validation data in memory
+"""
+    + WEB_TEMPLATE
+)
+
+BROKER_TEMPLATE: Final = string.Template("""\
 [broker]
 # A broker of your own, mqtt://[user:password@]host[:port], or mqtts:// for TLS:
 # url = "mqtt://broker.example:1883"
+# Several at once: put brokers = ["mqtts://…", "mqtts://…"] above this table instead.
 # Without a URL the gateway runs a broker itself, for one machine and the first run. It asks nobody
 # for a password, so it listens on this machine alone unless you give another address.
 host = "127.0.0.1"
 port = $port
 
-# [limits]                          # the default
-# max_data_bytes = 268435456        # of each shard's validation data in memory
-"""
-    + WEB_TEMPLATE
-)
+""")
+
+TLS_TEMPLATE: Final = string.Template("""\
+# The brokers, all of which are served at once. Devices are told of them in this order.
+brokers = $brokers
+
+# Gateways that name the same group share the updates at each broker out among themselves.
+# intake_group = "intake"
+
+[tls]                               # for mqtts://
+ca_file = "tls/ca.pem"
+cert_file = "tls/gateway.pem"       # what brokers know this gateway by
+key_file = "tls/gateway.key"
+
+[enrolment]                         # headwater-gateway token create, headwater-agent enroll
+host = $host
+port = $port
+cert_file = "tls/gateway.pem"       # what devices know it by
+key_file = "tls/gateway.key"
+# The network's own authority. Whoever has its key can pass for any device at the brokers, and for
+# none on the ledgers.
+ca_file = "tls/ca.pem"
+ca_key_file = "tls/ca.key"
+# Certificates that were taken back. Brokers read the file when they are told to: here by a command
+# that is run after it has changed.
+crl_file = "tls/revoked.crl"
+$reload
+# certificate_days = 90             # of a device; it renews when a third is left
+
+""")
 
 SHARD_TEMPLATE: Final = string.Template("""
 [[shards]]
@@ -92,6 +137,34 @@ class BrokerConfig:
     """Where the embedded one listens."""
     port: int
     """1 to 65535."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """For `mqtts://`; None means the system's authorities and no client certificate."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentConfig:
+    """The registrar's HTTPS server, and the authority behind it."""
+
+    host: str
+    port: int
+    """1 to 65535."""
+    cert_file: Path
+    key_file: Path
+    ca_file: Path
+    ca_key_file: Path
+    crl_file: Path
+    reload: tuple[str, ...]
+    """Run after the revocation list changed; empty for none."""
+    brokers: tuple[str, ...]
+    """Told to devices."""
+    certificate_days: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +206,12 @@ class GatewayConfig:
     tls_authority: Path | None = None
     """Who signed their certificates; None trusts the system's authorities."""
     storage: StorageConfig = field(default_factory=StorageConfig)
+    brokers: tuple[str, ...] = ()
+    """All served at once, in place of `broker`."""
+    intake_group: str | None = None
+    """Gateways of one group share out the updates that come to their brokers."""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    enrolment: EnrolmentConfig | None = None
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -157,9 +236,29 @@ def parse_config(root: TomlTable) -> GatewayConfig:
     folder = root.path("folder")
     blobs = root.paths("blobs") if root.has("blobs") else ()
     registrar_key = root.path("registrar_key") if root.has("registrar_key") else None
+    has_table = root.has("broker")
     broker = _parse_broker(root.table("broker"))
     web, tls_authority = parse_web(root.table("web"))
     peers, storage = parse_peers(root.table("peers")), parse_storage(root.table("storage"))
+    brokers = _parse_brokers(root, has_table=has_table)
+    intake_group = root.text("intake_group") if root.has("intake_group") else None
+    if intake_group is not None and re.fullmatch(GROUP_PATTERN, intake_group) is None:
+        raise ConfigError("intake_group", f"is {intake_group!r}", fix="use a-z, 0-9 and -")
+    if intake_group is not None and not brokers and broker.url is None:
+        raise ConfigError(
+            "intake_group",
+            "is set, but the embedded broker shares nothing out",
+            fix="name a broker of your own, or drop it",
+        )
+    tls = _parse_tls(root.table("tls"))
+    enrolment = None
+    if root.has("enrolment"):
+        urls = brokers or (() if broker.url is None else (broker.url,))
+        enrolment = _parse_enrolment(root.table("enrolment"), urls)
+        if registrar_key is None:
+            raise ConfigError(
+                "registrar_key", "is missing, but [enrolment] is there", fix="name the key"
+            )
     limits = root.table("limits")
     max_data_bytes = limits.integer("max_data_bytes", DEFAULT_MAX_DATA_BYTES)
     if max_data_bytes < 1:
@@ -190,6 +289,10 @@ def parse_config(root: TomlTable) -> GatewayConfig:
         peers=peers,
         tls_authority=tls_authority,
         storage=storage,
+        brokers=brokers,
+        intake_group=intake_group,
+        tls=tls,
+        enrolment=enrolment,
     )
 
 
@@ -220,15 +323,24 @@ def format_template(
     blobs: Sequence[str],
     registrar_key: str,
     port: int,
+    tls: str | None = None,
 ) -> str:
-    """A commented `gateway.toml` without its shards."""
+    """A commented `gateway.toml` without its shards; `tls` stands in place of `[broker]`."""
     return TEMPLATE.substitute(
         genesis=quote(genesis),
         network=quote(network.hex()),
         folder=quote(folder),
         blobs=_quote_list(blobs),
         registrar_key=quote(registrar_key),
-        port=port,
+        broker=BROKER_TEMPLATE.substitute(port=port) if tls is None else tls,
+    )
+
+
+def format_tls(*, brokers: Sequence[str], host: str, port: int, reload: Sequence[str]) -> str:
+    """What `[broker]` is replaced by for brokers with TLS and a registrar."""
+    line = f"reload = {_quote_list(reload)}"
+    return TLS_TEMPLATE.substitute(
+        brokers=_quote_list(brokers), host=quote(host), port=port, reload=line
     )
 
 
@@ -280,6 +392,63 @@ def _parse_broker(table: TomlTable) -> BrokerConfig:
     broker = BrokerConfig(url=url, host=table.text("host", DEFAULT_HOST), port=port)
     table.require_empty(BROKER_KEYS)
     return broker
+
+
+def _parse_brokers(root: TomlTable, *, has_table: bool) -> tuple[str, ...]:
+    if not root.has("brokers"):
+        return ()
+    brokers = root.texts("brokers")
+    if not 1 <= len(brokers) <= MAX_BROKERS or len(set(brokers)) < len(brokers):
+        raise ConfigError("brokers", "is no list", fix=f"give 1 to {MAX_BROKERS} different URLs")
+    if has_table:
+        raise ConfigError("broker", "is there beside brokers", fix="keep one of them")
+    return brokers
+
+
+def _parse_tls(table: TomlTable) -> TlsConfig:
+    paths = {key: table.path(key) if table.has(key) else None for key in TLS_KEYS}
+    table.require_empty(TLS_KEYS)
+    if (paths["cert_file"] is None) != (paths["key_file"] is None):
+        raise ConfigError("tls", "has one of cert_file and key_file", fix="give both or none")
+    return TlsConfig(**paths)
+
+
+def _parse_enrolment(table: TomlTable, brokers: tuple[str, ...]) -> EnrolmentConfig:
+    port = table.integer("port", DEFAULT_ENROLMENT_PORT)
+    days = table.integer("certificate_days", DEFAULT_CERTIFICATE_DAYS)
+    if not 1 <= port <= 65_535:
+        raise ConfigError("enrolment.port", f"is {port}", fix="give 1 to 65535")
+    if not 1 <= days <= MAX_CERTIFICATE_DAYS:
+        raise ConfigError(
+            "enrolment.certificate_days", f"is {days}", fix=f"give 1 to {MAX_CERTIFICATE_DAYS}"
+        )
+    told = table.texts("brokers") if table.has("brokers") else brokers
+    if not told:
+        raise ConfigError(
+            "brokers",
+            "is missing, and devices that enrol have to be told of a broker",
+            fix='add brokers = ["mqtts://host:8883"], or enrolment.brokers',
+        )
+    if len(told) > MAX_BROKERS or any("@" in url for url in told):
+        raise ConfigError(
+            "enrolment.brokers",
+            "is too long or holds a login",
+            fix=f"list up to {MAX_BROKERS} URLs without user and password, for devices",
+        )
+    config = EnrolmentConfig(
+        host=table.text("host", DEFAULT_HOST),
+        port=port,
+        cert_file=table.path("cert_file"),
+        key_file=table.path("key_file"),
+        ca_file=table.path("ca_file"),
+        ca_key_file=table.path("ca_key_file"),
+        crl_file=table.path("crl_file"),
+        reload=table.texts("reload") if table.has("reload") else (),
+        brokers=told,
+        certificate_days=days,
+    )
+    table.require_empty(ENROLMENT_KEYS)
+    return config
 
 
 def _parse_shard(table: TomlTable) -> ShardConfig:

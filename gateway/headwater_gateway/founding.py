@@ -74,6 +74,8 @@ class FoundingPlan:
     """Of the embedded broker."""
     time_ms: TimeMs
     """Of the genesis."""
+    tls: str | None = None
+    """In place of `[broker]`, for brokers with TLS and a registrar; see `registrar.setup`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
         blobs=(PROGRAM_NAME, MODEL_NAME),
         registrar_key=f"{KEYS_NAME}/registrar.key",
         port=plan.port,
+        tls=plan.tls,
     ) + "".join(
         format_shard(
             name=shard,

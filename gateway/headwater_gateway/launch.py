@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from headwater_gateway.config import BrokerConfig, GatewayConfig, ShardConfig
 from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
+from headwater_gateway.registrar.service import RegistrarService, open_registrar
+from headwater_gateway.registrar.setup import make_broker_tls
 from headwater_gateway.shell.broker import embedded_broker
 from headwater_gateway.shell.chain import StepResult
 from headwater_gateway.shell.exchange import ExchangeSetup
@@ -178,14 +182,32 @@ def run_gateway(config: GatewayConfig, *, until_complete: bool) -> None:
         StorageError: If a store is or becomes unusable.
         ReplicaHalted: If a replica disagrees with what was certified.
     """
-    with _open_broker(config.broker) as url:
+    with _open_brokers(config) as urls:
         # A broker that is no URL is found out here, before anything is opened.
-        address = parse_broker_url(url)
-        setup = prepare(config, broker_url=url)
-        asyncio.run(_serve(setup, f"{address.host}:{address.port}", until_complete=until_complete))
+        addresses = [parse_broker_url(url) for url in urls]
+        setup = replace(
+            prepare(config, broker_url=urls[0]),
+            other_broker_urls=urls[1:],
+            broker_tls=make_broker_tls(config.tls),
+            intake_group=config.intake_group,
+        )
+        names = ",".join(f"{address.host}:{address.port}" for address in addresses)
+        with ExitStack() as stack:
+            registrar = None
+            if config.enrolment is not None:
+                registrar = stack.enter_context(
+                    open_registrar(config, config.enrolment, setup.genesis, urls)
+                )
+            asyncio.run(_serve(setup, names, registrar, until_complete=until_complete))
 
 
-async def _serve(setup: ServiceSetup, broker: str, *, until_complete: bool) -> None:
+async def _serve(
+    setup: ServiceSetup,
+    broker: str,
+    registrar: RegistrarService | None,
+    *,
+    until_complete: bool,
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(ignore_lost_connections)
     stop = asyncio.Event()
@@ -208,7 +230,9 @@ async def _serve(setup: ServiceSetup, broker: str, *, until_complete: bool) -> N
     logger.info("event=started network=%s broker=%s %s", network[:16], broker, heights)
     if until_complete and is_complete(states[MAIN_CHAIN]):
         stop.set()
-    running = asyncio.create_task(service.run(), name="service")
+    if registrar is not None:
+        registrar.attach(service, asyncio.get_running_loop())
+    running = asyncio.create_task(_run_all(service, registrar), name="service")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -221,12 +245,28 @@ async def _serve(setup: ServiceSetup, broker: str, *, until_complete: bool) -> N
     logger.info("event=stopped")
 
 
+async def _run_all(service: GatewayService, registrar: RegistrarService | None) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(service.run(), name="gateway")
+        if registrar is not None:
+            group.create_task(registrar.run(service.machine), name="registrar")
+
+
 def _first_cause(error: BaseException) -> BaseException:
     """What went wrong first, out of a group of tasks that fell with it."""
     while isinstance(error, BaseExceptionGroup):
         ours = next((e for e in error.exceptions if isinstance(e, HeadwaterError)), None)
         error = ours or error.exceptions[0]
     return error
+
+
+@contextlib.contextmanager
+def _open_brokers(config: GatewayConfig) -> Iterator[tuple[str, ...]]:
+    if config.brokers:
+        yield config.brokers
+        return
+    with _open_broker(config.broker) as url:
+        yield (url,)
 
 
 @contextlib.contextmanager

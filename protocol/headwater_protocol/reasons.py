@@ -64,6 +64,12 @@ class ReasonCode(StrEnum):
     PRICE_CHANGED = "price_changed"
     NO_DEPOSIT = "no_deposit"
     NO_GRANT = "no_grant"
+    # Devices, as a registrar answers them and a ledger one that may not come back.
+    REVOKED = "revoked"
+    TOKEN_UNKNOWN = "token_unknown"  # noqa: S105
+    TOKEN_SPENT = "token_spent"  # noqa: S105
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105
 
 
 MEANINGS: Final[dict[ReasonCode, str]] = {
@@ -117,5 +123,10 @@ MEANINGS: Final[dict[ReasonCode, str]] = {
     ReasonCode.PRICE_CHANGED: "The price is not the one that the buyer agreed to.",
     ReasonCode.NO_DEPOSIT: "The deposit is missing, too small, or locked for another shard.",
     ReasonCode.NO_GRANT: "The sender gave no such grant.",
+    ReasonCode.REVOKED: "The registrar took the device's enrolment back, for good.",
+    ReasonCode.TOKEN_UNKNOWN: "No such token was given out, or its secret is another one.",
+    ReasonCode.TOKEN_SPENT: "Another device has used the token; ask for one of your own.",
+    ReasonCode.TOKEN_EXPIRED: "The token's time is over; ask for a new one.",
+    ReasonCode.TOKEN_REVOKED: "The operator took the token back; ask for a new one.",
 }
 """One sentence a code, shown to people; `docs/reason-codes.md` is this table."""

@@ -58,8 +58,10 @@ def test_every_signed_domain_has_a_vector():
     signed = {case["domain"] for case in read("signatures.json")}
     assert signed == {
         "checkpoint",
+        "credential",
         "enrolment",
         "receipt",
+        "revocation",
         "status",
         "transaction",
         "update",

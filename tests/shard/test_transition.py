@@ -33,6 +33,7 @@ DEVICE = key("device")
 SHARD_KINDS = {
     "enrol-device/1",
     "declare-capability/1",
+    "revoke-device/1",
     "commit-updates/1",
     "post-scores/1",
     "attest-model/1",

@@ -19,6 +19,7 @@ from headwater_protocol.chain.proof import compute_state_root
 from headwater_protocol.chain.round import compute_rank
 from headwater_protocol.chain.transaction import (
     Enrolment,
+    Revocation,
     SignedTransaction,
     Transaction,
     UpdateClaim,
@@ -29,6 +30,7 @@ from headwater_protocol.crypto.signing import signing_bytes
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.merkle.sequence import compute_list_proof, compute_list_root
 from headwater_protocol.merkle.trie import MapProof, MerkleMap
+from headwater_protocol.messages.credential import JoinRequest, RenewalRequest
 from headwater_protocol.messages.receipt import Receipt
 from headwater_protocol.messages.status import Status
 from tests.support.network import key
@@ -47,7 +49,10 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "protocol"
 SIGNED = {
     Checkpoint: Domain.CHECKPOINT,
     Enrolment: Domain.ENROLMENT,
+    JoinRequest: Domain.CREDENTIAL,
     Receipt: Domain.RECEIPT,
+    RenewalRequest: Domain.CREDENTIAL,
+    Revocation: Domain.REVOCATION,
     Status: Domain.STATUS,
     Transaction: Domain.TRANSACTION,
     UpdateClaim: Domain.UPDATE,

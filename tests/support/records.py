@@ -101,6 +101,7 @@ from headwater_protocol.messages.status import (
 )
 from headwater_protocol.messages.update import Update
 from headwater_protocol.reasons import ReasonCode
+from tests.support.credential_records import example_credential_records, make_revocation_body
 from tests.support.justice_records import (
     example_justice_records,
     make_evidence,
@@ -339,6 +340,7 @@ def make_bodies() -> list[Body]:
             header=header,
             certificate=certify(header, signers(MAIN_CHAIN)),
         ),
+        make_revocation_body(),
     ]
 
 
@@ -486,3 +488,4 @@ def example_records() -> Iterator[object]:
         time_ms=TimeMs(1_700_000_000_000),
     )
     yield make_announcement()
+    yield from example_credential_records()

@@ -81,7 +81,7 @@ def _values(hint: Any, metadata: tuple[Any, ...]) -> st.SearchStrategy[Any]:
         return st.sampled_from(list(hint))
     if hint is str:
         assert isinstance(bounds, Pattern)
-        return st.from_regex(bounds.expression, fullmatch=True, alphabet="abcxyz019-/")
+        return st.from_regex(bounds.expression, fullmatch=True, alphabet="abcxyz019-mqts:/")
     assert isinstance(hint, type)
     assert hint is not Delegate
     return records(hint)

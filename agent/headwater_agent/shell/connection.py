@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode as MqttReasonCode
 
@@ -63,6 +63,7 @@ class Connection:
         self.is_connected = False
         self.is_closed = False
         self.problem = ""
+        self._socket_error = ""
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -86,6 +87,7 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_log = self._on_log
         self._client = client
         try:
             client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
@@ -185,8 +187,13 @@ class Connection:
         reason: MqttReasonCode,
         properties: Properties | None,
     ) -> None:
-        self.problem = self.problem or str(reason)
+        self.problem = self.problem or self._socket_error or str(reason)
         self.is_closed = True
+
+    def _on_log(self, client: mqtt.Client, userdata: object, level: int, text: str) -> None:
+        # What a TLS library says of a broker's alert is told here and nowhere else.
+        if level == LogLevel.MQTT_LOG_ERR and not self._socket_error:
+            self._socket_error = text
 
     def _on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
         try:

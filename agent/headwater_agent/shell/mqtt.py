@@ -41,6 +41,7 @@ from headwater_agent.machine.inputs import (
     TrainingFailed,
 )
 from headwater_agent.shell.connection import CONNECT_TIMEOUT_S, Connection
+from headwater_agent.shell.refusal import explain_refusal
 from headwater_agent.store import StateStore
 from headwater_agent.training import TrainingWorker, TrainsPrograms
 from headwater_protocol.errors import TransportError
@@ -74,6 +75,8 @@ class MqttShell:
         host: Asked whether the device may train; None where it always may.
         upkeep: Called with the time at least once in `MAX_WAIT_MS`, in the thread of `run`; it may
             use the store.
+        on_certificate_refused: Told when a broker does not let the device in, and whether its
+            certificate is certainly why.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class MqttShell:
         clock: Callable[[], int] = utc_ms,
         host: Host | None = None,
         upkeep: Callable[[int], None] | None = None,
+        on_certificate_refused: Callable[[bool], None] | None = None,
     ) -> None:
         self._device = device
         self._store = store
@@ -93,6 +97,7 @@ class MqttShell:
         self._clock = clock
         self._host = host
         self._upkeep = upkeep
+        self._on_certificate_refused = on_certificate_refused
         self._jitter = Jitter(secrets.token_bytes(32))
         self._connection: Connection | None = None
         self._connect_by_s = 0.0
@@ -179,7 +184,7 @@ class MqttShell:
                 self._broker_index += 1
             elif time.monotonic() - self._connected_at_s > STABLE_S:
                 self._attempt = 0
-            self._plan_attempt(connection.problem)
+            self._plan_attempt(connection.problem, is_refused=not connection.is_connected)
             self._tell(Disconnected())
 
     def _compute_timeout_s(self) -> float:
@@ -264,9 +269,14 @@ class MqttShell:
             )
         except TransportError as error:
             self._broker_index += 1
-            self._plan_attempt(str(error))
+            self._plan_attempt(str(error), is_refused=True)
 
-    def _plan_attempt(self, problem: str) -> None:
+    def _plan_attempt(self, problem: str, *, is_refused: bool) -> None:
+        if is_refused:
+            found = explain_refusal(problem, self._config.tls, now_ms=self._clock())
+            problem = found.text
+            if found.is_own_certificate is not None and self._on_certificate_refused is not None:
+                self._on_certificate_refused(found.is_own_certificate)
         wait_ms = compute_wait_ms(
             attempt=self._attempt,
             first_ms=FIRST_RECONNECT_MS,

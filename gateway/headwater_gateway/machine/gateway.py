@@ -38,6 +38,8 @@ from headwater_protocol.chain.transaction import (
     EnrolDevice,
     Enrolment,
     PostScores,
+    Revocation,
+    RevokeDevice,
     Transaction,
     sign_transaction,
 )
@@ -56,6 +58,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
 )
 from headwater_protocol.light.update import EpochUpdate
+from headwater_protocol.messages.credential import DeviceProof
 from headwater_protocol.messages.topics import TopicKind, network_name, parse_topic
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.claiming import ClaimProgress
@@ -74,6 +77,8 @@ PATIENCE_MS: Final = 10_000
 MAX_ENROLMENTS_UNDER_WAY: Final = 1_000
 
 ENROLMENT_VALID_MS: Final = 24 * 3_600_000
+
+MAX_REVOCATIONS_UNDER_WAY: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +169,12 @@ class GatewayMachine:
         self._everybody = everybody
         self._enrolments: dict[ChainId, dict[DeviceId, EnrolDevice]] = {}
         self._to_enrol = {desk.shard: deque(desk.devices) for desk in desks}
+        self._asked_weights: dict[DeviceId, int] = {}
+        """Of devices that were accepted with another weight than 1 and wait for the ledger."""
+        self._to_revoke: dict[ChainId, dict[DeviceId, RevokeDevice | None]] = {
+            desk.shard: {} for desk in desks
+        }
+        self._is_started = False
         self._updates: dict[EpochNumber, EpochUpdate] = {}
         self._serving = {desk.shard for desk in desks if self.serves(desk.shard)}
         self._claims: defaultdict[ChainId, ClaimProgress] = defaultdict(ClaimProgress)
@@ -233,6 +244,7 @@ class GatewayMachine:
             updates: The proofs of all epochs so far.
         """
         self._tips.update(tips)
+        self._is_started = True
         self.on_epochs(updates)
         for chain in sorted(self._states):
             if chain in self._tips:
@@ -294,6 +306,59 @@ class GatewayMachine:
             self._metrics.garbage += 1
             return
         self._effects.extend(intake.receive(parsed.device, payload, now_ms))
+
+    def enrol(self, shard: ChainId, device: DeviceId, *, weight: int, now_ms: int) -> None:
+        """Put an accepted device on its shard's ledger; to ask again does no harm.
+
+        Args:
+            shard: One that is served here; of another one nothing comes.
+            device: Its key was proven to be its own.
+            weight: How often it is drawn, compared with others.
+            now_ms: The clock.
+        """
+        waiting = self._to_enrol.get(shard)
+        if waiting is None or device in self._to_revoke[shard]:
+            return
+        if self._states[shard].get(DEVICES, device) is None and device not in waiting:
+            waiting.append(device)
+            self._asked_weights[device] = weight
+            if self._is_started:
+                self._look(shard, now_ms)
+
+    def revoke(self, shard: ChainId, device: DeviceId, now_ms: int) -> None:
+        """Leave a device out of its shard from now on; one that is not enrolled yet never is."""
+        waiting = self._to_enrol.get(shard)
+        if waiting is None:
+            return
+        if device in waiting:
+            waiting.remove(device)
+        if device not in self._to_revoke[shard]:
+            # It may still come onto the ledger: an enrolment that was submitted cannot be unsaid.
+            self._to_revoke[shard][device] = None
+            if self._is_started:
+                self._look(shard, now_ms)
+
+    def prove_device(self, shard: ChainId, device: DeviceId) -> DeviceProof | None:
+        """A device's entry in the last finalized state, proven; None while there is none."""
+        tip = self._tips.get(shard)
+        entry = None if tip is None else tip.state.get(DEVICES, device)
+        if tip is None or entry is None:
+            return None
+        return DeviceProof(
+            device=entry,
+            proof=tip.state.prove(DEVICES.namespace, device),
+            header=tip.block.header,
+            certificate=tip.certificate,
+        )
+
+    @property
+    def last_epoch(self) -> EpochNumber:
+        """The last one whose proof is at hand; 0 before the first election."""
+        return max(self._updates, default=EpochNumber(0))
+
+    def epoch_update(self, epoch: EpochNumber) -> EpochUpdate | None:
+        """What leads to an epoch; None if it did not begin, or is beyond what is kept."""
+        return self._updates.get(epoch)
 
     def on_finalized(self, chain: ChainId, tip: FinalizedTip, now_ms: int) -> None:
         """A chain has a new tip; blocks in between need not be told."""
@@ -451,6 +516,8 @@ class GatewayMachine:
             yield ticket, self._relay_key, enrolment
         for ticket, declaration in self._fleets[chain].due(chain):
             yield ticket, self._relay_key, declaration
+        for ticket, revocation in self._due_revocations(chain, now_ms):
+            yield ticket, self._relay_key, revocation
         for duties in self._duties[chain]:
             for ticket, item in duties.due(state):
                 yield ticket, duties.key, item
@@ -474,7 +541,9 @@ class GatewayMachine:
         penniless: list[DeviceId] = []
         while waiting and len(front) < MAX_ENROLMENTS_UNDER_WAY:
             device = waiting.popleft()
-            if state.get(DEVICES, device) is None:
+            if state.get(DEVICES, device) is not None:
+                self._asked_weights.pop(device, None)
+            else:
                 (front if self._has_deposit(shard, device) else penniless).append(device)
         waiting.extendleft(reversed(front))
         waiting.extend(penniless)
@@ -496,6 +565,36 @@ class GatewayMachine:
         if convicted:
             self._look(MAIN_CHAIN, now_ms)
 
+    def _due_revocations(self, shard: ChainId, now_ms: int) -> Iterator[tuple[str, RevokeDevice]]:
+        if self._registrar is None:
+            return
+        state, to_revoke = self._states[shard], self._to_revoke[shard]
+        count = 0
+        for device in sorted(to_revoke):
+            entry = state.get(DEVICES, device)
+            if entry is None or entry.is_revoked:
+                continue
+            count += 1
+            if count > MAX_REVOCATIONS_UNDER_WAY:
+                return
+            known = to_revoke[device]
+            if known is None or known.revocation.expires_ms <= now_ms:
+                known = self._make_revocation(self._registrar, shard, device, now_ms)
+                to_revoke[device] = known
+            yield f"{shard}/revoke/{device.hex()}", known
+
+    def _make_revocation(
+        self, registrar: SecretKey, shard: ChainId, device: DeviceId, now_ms: int
+    ) -> RevokeDevice:
+        revocation = Revocation(
+            shard=shard, device=device, expires_ms=TimeMs(now_ms + ENROLMENT_VALID_MS)
+        )
+        return RevokeDevice(
+            revocation=revocation,
+            registrar=registrar.account,
+            signature=registrar.sign_record(Domain.REVOCATION, self._network, revocation),
+        )
+
     def _deposit(self, shard: ChainId, device: DeviceId) -> Deposit | None:
         deposit = self._states[MAIN_CHAIN].get(DEPOSITS, device)
         return deposit if deposit is not None and deposit.shard == shard else None
@@ -514,7 +613,7 @@ class GatewayMachine:
         enrolment = Enrolment(
             shard=shard,
             device=device,
-            weight=1,
+            weight=self._asked_weights.get(device, 1),
             expires_ms=TimeMs(now_ms + ENROLMENT_VALID_MS),
             owner=None if deposit is None else deposit.owner,
             deposit=NOTHING if deposit is None else deposit.units,

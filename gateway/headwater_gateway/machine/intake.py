@@ -77,6 +77,7 @@ UPDATE_REASONS: Final = frozenset(
         ReasonCode.NOT_ENROLLED,
         ReasonCode.NOT_IN_COHORT,
         ReasonCode.QUARANTINED,
+        ReasonCode.REVOKED,
         ReasonCode.STALE_ROUND,
         ReasonCode.BAD_ENCODING,
         ReasonCode.OUT_OF_BOUNDS,
@@ -151,12 +152,12 @@ class Intake:
         round_, task = self._round, self._task
         current = RoundNumber(0) if round_ is None else round_.number
         metrics = self._metrics.round(self._shard, current)
-        metrics.received += 1
         metrics.bytes_up += len(payload)
         limit = UPDATE_OVERHEAD_BYTES + (0 if task is None else payload_limit(task))
         try:
             update = decode_update(payload, max_bytes=limit)
         except InvalidMessage as error:
+            metrics.received += 1
             yield self._refuse(current, sender, NO_PAYLOAD, error.reason, now_ms)
             return
         digest = blob_digest(update.payload)
@@ -166,7 +167,9 @@ class Intake:
             return
         commit = _commit_of(update, digest)
         if commit in self._waiting.get(sender, {}):
+            # Sent again, or heard of by another broker.
             return
+        metrics.received += 1
         reason = self._judge(sender, update, digest)
         if reason is not ReasonCode.OK:
             yield self._refuse(update.round, sender, digest, reason, now_ms)
@@ -379,6 +382,8 @@ class Intake:
         device = self._state.get(DEVICES, sender)
         if device is None:
             return ReasonCode.NOT_ENROLLED
+        if device.is_revoked:
+            return ReasonCode.REVOKED
         if round_ is None or update.round != round_.number:
             return ReasonCode.STALE_ROUND
         if update.base != round_.base:

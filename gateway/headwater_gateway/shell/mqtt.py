@@ -16,6 +16,7 @@ import aiomqtt
 
 from headwater_gateway.machine.effects import Publish
 from headwater_protocol.errors import ConfigError
+from headwater_protocol.tls import explain_tls
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,9 @@ class MqttBus:
             except* aiomqtt.MqttError as group_error:
                 event = "broker_lost" if self.is_connected else "broker_away"
                 address = f"{self._address.host}:{self._address.port}"
-                cause = group_error.exceptions[0]
-                logger.warning("event=%s address=%s detail=%s", event, address, cause)
+                cause = str(group_error.exceptions[0])
+                detail = explain_tls(cause) or cause
+                logger.warning("event=%s address=%s detail=%s", event, address, detail)
             self.is_connected = False
             # Jitter keeps a fleet of gateways from coming back in step.
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311

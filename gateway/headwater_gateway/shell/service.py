@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +32,9 @@ from headwater_gateway.machine.effects import (
 )
 from headwater_gateway.machine.gateway import Desk, GatewayMachine
 from headwater_gateway.machine.metrics import Metrics
+from headwater_gateway.shell.brokers import Brokers
 from headwater_gateway.shell.chain import ChainHost, ChainRunner, StepResult
 from headwater_gateway.shell.exchange import BlobExchange, ExchangeSetup
-from headwater_gateway.shell.mqtt import MqttBus
 from headwater_gateway.worker import (
     Scorer,
     ValidationData,
@@ -55,7 +56,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
 )
 from headwater_protocol.messages.chunk import count_chunks, split_blob
-from headwater_protocol.messages.topics import Topics
+from headwater_protocol.messages.topics import Topics, share_filter
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import BlobStore
 from headwater_shard.layout import DataFolder
@@ -90,6 +91,12 @@ class ServiceSetup:
     blobs: Sequence[bytes]
     """To have from the start: the program and the initial model."""
     registrar: SecretKey | None = None
+    other_broker_urls: Sequence[str] = ()
+    """Served at the same time as `broker_url`."""
+    broker_tls: ssl.SSLContext | None = None
+    """For `mqtts://`; None takes the system's authorities."""
+    intake_group: str | None = None
+    """Each broker deals a shard's updates out among the gateways of one group; None takes all."""
     transactions: Sequence[tuple[ChainId, bytes]] = ()
     """Of accounts whose keys are elsewhere, to submit at the start; what the ledger has is refused
     and does no harm."""
@@ -180,7 +187,7 @@ class GatewayService:
             },
         )
         self._runners: dict[ChainId, ChainRunner] = {}
-        self._bus: MqttBus | None = None
+        self._bus: Brokers | None = None
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._reported: set[str] = set()
@@ -202,17 +209,18 @@ class GatewayService:
         """
         genesis = self._setup.genesis
         network = genesis_network(genesis)
-        self._bus = MqttBus(
-            url=self._setup.broker_url,
+        filters = [Topics(network, shard.shard).updates for shard in self._setup.shards]
+        if self._setup.intake_group is not None:
+            filters = [share_filter(self._setup.intake_group, entry) for entry in filters]
+        # Every gateway hears every status: which of them declares a class is the ledger's business.
+        filters += [Topics(network, shard.shard).statuses for shard in self._setup.shards]
+        self._bus = Brokers(
+            urls=(self._setup.broker_url, *self._setup.other_broker_urls),
             client_id=f"hw-gateway-{self._setup.shards[0].keys[0].public_key.hex()[:12]}",
-            filters=[
-                topic_filter
-                for shard in self._setup.shards
-                for topics in (Topics(network, shard.shard),)
-                for topic_filter in (topics.updates, topics.statuses)
-            ],
+            filters=filters,
             on_message=self._on_message,
             on_connected=self._on_connected,
+            tls=self._setup.broker_tls,
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -251,6 +259,16 @@ class GatewayService:
         """Queue a message for the broker."""
         if self._bus is not None:
             self._bus.publish(publish)
+
+    def enrol(self, shard: ChainId, device: DeviceId, *, weight: int) -> None:
+        """Put an accepted device on its shard's ledger; before `run` too."""
+        self.machine.enrol(shard, device, weight=weight, now_ms=self._now_ms())
+        self._perform()
+
+    def revoke(self, shard: ChainId, device: DeviceId) -> None:
+        """Leave a device out of its shard from now on; before `run` too."""
+        self.machine.revoke(shard, device, self._now_ms())
+        self._perform()
 
     def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> ChainHost:
         path = self._folder.ledger(chain)

@@ -1,1 +1,1 @@
-"""HTTP between gateways, to members, and to those who watch."""
+"""HTTP between gateways, to members, to devices that join, and to those who watch."""

@@ -76,6 +76,29 @@ class EnrolDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What a registrar signs to take a device's enrolment back, for good."""
+
+    KIND: ClassVar[str] = "revocation/1"
+
+    shard: ChainId
+    device: DeviceId
+    expires_ms: TimeMs
+    """The last block time at which the revocation can still be put on the ledger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeDevice:
+    """Leave a device out from now on; any account may send it, the registrar's word counts."""
+
+    KIND: ClassVar[str] = "revoke-device/1"
+
+    revocation: Revocation
+    registrar: AccountId
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """An update's entry on the ledger; the round gives what else the device signed."""
 
@@ -203,6 +226,7 @@ class AttestMerge:
 ShardBody = (
     EnrolDevice
     | DeclareCapability
+    | RevokeDevice
     | CommitUpdates
     | PostScores
     | AttestModel

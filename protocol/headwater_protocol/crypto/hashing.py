@@ -38,6 +38,10 @@ class Domain(StrEnum):
     PAYLOAD_WITHHELD = "payload-withheld"
     PLACEMENT = "placement"
     HTTP_REQUEST = "http-request"
+    REVOCATION = "revocation"
+    TOKEN = "token"  # noqa: S105
+    CREDENTIAL = "credential"
+    TRANSPORT_KEY = "transport-key"
 
 
 def domain_prefix(domain: Domain) -> bytes:

@@ -1,15 +1,16 @@
 """Drawing a round's cohort: who may be drawn, with which weights, and what a draw costs.
 
-A device that is quarantined is not drawn. Where the fleet is no larger than the cohort everybody
-takes part, nobody is owed anything by it, and the clock stands still.
+A device that is quarantined or revoked is not drawn. Where the fleet is no larger than the cohort
+everybody takes part, nobody is owed anything by it, and the clock stands still.
 """
 
 from dataclasses import replace
 
 from headwater_protocol.chain.cohort import advance_clock, advance_mark, compute_draw_weight
+from headwater_protocol.chain.device import Device
 from headwater_protocol.chain.round import TOP_RANK, Round, compute_rank
 from headwater_protocol.identifiers import DeviceId, Digest, RoundNumber
-from headwater_shard.shardchain.records import DEVICES, Device
+from headwater_shard.shardchain.records import DEVICES
 from headwater_shard.state.draft import Draft
 
 
@@ -34,7 +35,7 @@ def list_eligible(draft: Draft, number: RoundNumber, clock: int) -> list[tuple[D
     return [
         (DeviceId(key), compute_draw_weight(device.standing, clock))
         for key, device in draft.items(DEVICES)
-        if not is_quarantined(device, number)
+        if not device.is_revoked and not is_quarantined(device, number)
     ]
 
 

@@ -76,8 +76,8 @@ def process_commits(
 
     Raises:
         InvalidMessage: If the sender is no delegate, the round does not collect, or any commit is
-            out of order, of a device that is not enrolled, quarantined, not in the cohort or
-            already has an update in this round, repeats a payload that somebody sent in the last
+            out of order, of a device that is not enrolled, revoked, quarantined, not in the cohort
+            or already has an update in this round, repeats a payload that somebody sent in the last
             rounds, or is not signed by its device.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
@@ -134,6 +134,8 @@ def _require_takes(draft: Draft, round_: Round, commit: Commit) -> None:
     name = commit.device.hex()[:16]
     if device is None:
         raise InvalidTransaction(ReasonCode.NOT_ENROLLED, f"{name} is not enrolled")
+    if device.is_revoked:
+        raise InvalidTransaction(ReasonCode.REVOKED, f"{name} was revoked")
     if is_quarantined(device, round_.number):
         raise InvalidTransaction(
             ReasonCode.QUARANTINED, f"{name} is left out until round {device.quarantined_until}"

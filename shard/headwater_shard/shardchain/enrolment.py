@@ -1,13 +1,16 @@
-"""Enrolment: a registrar's signature lets a device take part."""
+"""Enrolment: a registrar's signature lets a device take part, and another one ends it."""
 
+from dataclasses import replace
+
+from headwater_protocol.chain.device import Device
 from headwater_protocol.chain.incentives import Incentives
-from headwater_protocol.chain.transaction import EnrolDevice, Enrolment
+from headwater_protocol.chain.transaction import EnrolDevice, Enrolment, RevokeDevice
 from headwater_protocol.crypto.hashing import Domain
 from headwater_protocol.crypto.signing import Verifier, verify_record
 from headwater_protocol.identifiers import NOTHING, Height, RoundNumber, Units
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.records import DEVICES, OWNERS, SHARD, SHARD_KEY, Device, Owner
+from headwater_shard.shardchain.records import DEVICES, OWNERS, SHARD, SHARD_KEY, Owner
 from headwater_shard.shardchain.rules import ShardRules
 from headwater_shard.state.draft import Draft
 from headwater_shard.transition import InvalidTransaction
@@ -20,7 +23,8 @@ def process_enrolment(
 
     Raises:
         InvalidMessage: If the registrar is unknown or did not sign, the enrolment is of another
-            shard or expired, the device is enrolled already, or its owner has too little deposit.
+            shard or expired, the device is enrolled already or was revoked, or its owner has too
+            little deposit.
     """
     enrolment = body.enrolment
     if body.registrar not in rules.registrars:
@@ -33,8 +37,10 @@ def process_enrolment(
         raise InvalidTransaction(
             ReasonCode.OUT_OF_BOUNDS, f"the enrolment expired at {enrolment.expires_ms}"
         )
-    if draft.get(DEVICES, enrolment.device) is not None:
-        raise InvalidTransaction(ReasonCode.DUPLICATE, f"{enrolment.device.hex()[:16]} is enrolled")
+    known = draft.get(DEVICES, enrolment.device)
+    if known is not None:
+        reason = ReasonCode.REVOKED if known.is_revoked else ReasonCode.DUPLICATE
+        raise InvalidTransaction(reason, f"{enrolment.device.hex()[:16]} is on the ledger")
     verify_record(
         verifier, body.registrar, Domain.ENROLMENT, rules.network, enrolment, body.signature
     )
@@ -61,8 +67,44 @@ def process_enrolment(
             strikes=0,
             num_quarantines=0,
             quarantined_until=RoundNumber(0),
+            revoked_height=Height(0),
         ),
     )
+
+
+def process_revocation(
+    draft: Draft, rules: ShardRules, body: RevokeDevice, context: BlockContext, verifier: Verifier
+) -> None:
+    """Leave a device out from this block on.
+
+    What it has on the ledger stays: updates that were committed are judged and paid. So does the
+    weight that its owner's deposits were granted for, until the main chain gives them back.
+
+    Raises:
+        InvalidMessage: If the registrar is unknown or did not sign, the revocation is of another
+            shard or expired, or the device is not enrolled or revoked already.
+    """
+    revocation = body.revocation
+    name = revocation.device.hex()[:16]
+    if body.registrar not in rules.registrars:
+        raise InvalidTransaction(
+            ReasonCode.NOT_PERMITTED, f"{body.registrar.hex()[:16]} is no registrar"
+        )
+    if revocation.shard != rules.shard:
+        raise InvalidTransaction(ReasonCode.WRONG_SHARD, f"revoked in {revocation.shard}")
+    if revocation.expires_ms < context.time_ms:
+        raise InvalidTransaction(
+            ReasonCode.OUT_OF_BOUNDS, f"the revocation expired at {revocation.expires_ms}"
+        )
+    device = draft.get(DEVICES, revocation.device)
+    if device is None:
+        raise InvalidTransaction(ReasonCode.NOT_ENROLLED, f"{name} is not enrolled")
+    if device.is_revoked:
+        raise InvalidTransaction(ReasonCode.REVOKED, f"{name} was revoked before")
+    verify_record(
+        verifier, body.registrar, Domain.REVOCATION, rules.network, revocation, body.signature
+    )
+    draft.put(DEVICES, revocation.device, replace(device, revoked_height=Height(context.height)))
 
 
 def _grant_weight(draft: Draft, incentives: Incentives, enrolment: Enrolment) -> int:

@@ -12,6 +12,7 @@ from headwater_protocol.chain.transaction import (
     DeclareCapability,
     EnrolDevice,
     PostScores,
+    RevokeDevice,
     SignCheckpoint,
     SignedTransaction,
 )
@@ -35,7 +36,7 @@ from headwater_shard.shardchain.checkpoints import (
     process_checkpoint_signature,
 )
 from headwater_shard.shardchain.collect import process_commits
-from headwater_shard.shardchain.enrolment import process_enrolment
+from headwater_shard.shardchain.enrolment import process_enrolment, process_revocation
 from headwater_shard.shardchain.next_task import process_task
 from headwater_shard.shardchain.records import (
     EPOCHS,
@@ -124,6 +125,8 @@ class ShardLedger:
             process_enrolment(draft, self._rules, body, context, verifier)
         elif isinstance(body, DeclareCapability):
             process_capability(draft, self._rules, body, sender, verifier)
+        elif isinstance(body, RevokeDevice):
+            process_revocation(draft, self._rules, body, context, verifier)
         elif isinstance(body, CommitUpdates):
             process_commits(draft, self._rules, body, sender, verifier)
         elif isinstance(body, PostScores):

@@ -5,21 +5,19 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.account import PenaltyBalance, RewardBalance
 from headwater_protocol.chain.checkpoint import SignedCheckpoint
-from headwater_protocol.chain.cohort import Capability, Standing, compute_effective_weight
 from headwater_protocol.chain.committee import Committee
+from headwater_protocol.chain.device import Device
 from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.chain.proof import MAX_NAMESPACES, SHARD_NAMESPACES
-from headwater_protocol.chain.round import CountField, DeviceWeight, MergeCorrection, Round
+from headwater_protocol.chain.round import CountField, MergeCorrection, Round
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, UNAVAILABLE, Commit
 from headwater_protocol.encoding.record import Count, Range
 from headwater_protocol.identifiers import (
-    AccountId,
     ChainId,
     DeviceId,
     Digest,
     EpochNumber,
-    Height,
     NumExamples,
     RoundNumber,
     TaskId,
@@ -91,44 +89,6 @@ class Shard:
     """Whether all rounds of the task are closed."""
     clock: CountField
     """Draws for each unit of weight so far; see `chain.cohort`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """An enrolled device."""
-
-    KIND: ClassVar[str] = "device/2"
-
-    weight: DeviceWeight
-    """As granted at enrolment."""
-    enrolled_height: Height
-    num_accepted: CountField
-    num_rejected: CountField
-    reputation: Annotated[int, Range(-10_000, 10_000)]
-    """Decayed mean of its updates' median scores, in ten-thousandths."""
-    owner: AccountId | None
-    """Who locked its deposit; None for the device itself."""
-    deposit: Units
-    """Found on the main chain at enrolment."""
-    mark: CountField
-    """Where it is on the shard's clock of draws; see `chain.cohort`."""
-    drawn_round: RoundNumber
-    """The last round that drew it and not the whole fleet; 0 before."""
-    strikes: CountField
-    """One more for each refusal by the committee, one less for each accepted update."""
-    num_quarantines: CountField
-    quarantined_until: RoundNumber
-    """The last round that it is left out of."""
-    capability: Capability = Capability.STRONG
-    """As it reported; before, nothing is taken off its weight."""
-    declared: CountField = 0
-    """Number of the report that said so; 0 for none."""
-
-    @property
-    def standing(self) -> Standing:
-        """What its weight in the next draw follows from."""
-        weight = compute_effective_weight(self.weight, self.capability)
-        return Standing(weight=weight, mark=self.mark)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,9 @@ def _open(draft: Draft, rules: ShardRules, shard: Shard, task: Task, context: Bl
         return False
     number = RoundNumber(shard.last_round + 1)
     devices = list_eligible(draft, number, shard.clock)
-    # Those in quarantine are counted: without them no round might ever open that ends it.
+    # Those in quarantine are counted: without them no round might ever open that ends it. Those
+    # that were revoked are too, as `next_timer` counts the table without reading it: a round that
+    # nobody is left for closes with its base.
     if sum(1 for _ in draft.items(DEVICES)) < task.min_updates:
         return False
     if shard.correction is not None and shard.correction.reference == shard.model:

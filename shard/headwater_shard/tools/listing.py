@@ -162,6 +162,7 @@ def _devices(shard: ChainId, state: State) -> Iterator[Row]:
             "reputation": device.reputation,
             "strikes": device.strikes,
             "quarantined_until": device.quarantined_until,
+            "revoked_height": device.revoked_height,
             "earned": 0 if reward is None else reward.total,
             "penalty": 0 if penalty is None else penalty.total,
         }

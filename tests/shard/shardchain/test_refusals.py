@@ -14,11 +14,16 @@ from headwater_protocol.chain.transaction import (
     CommitUpdates,
     EnrolDevice,
     PostScores,
+    Revocation,
+    RevokeDevice,
     SignCheckpoint,
 )
 from headwater_protocol.crypto.hashing import Domain, blob_digest
 from headwater_protocol.identifiers import Network
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.shardchain.cohort import is_drawn
+from headwater_shard.shardchain.records import DEVICES as DEVICES_TABLE
+from headwater_shard.shardchain.records import UPDATES, update_key
 from tests.support.ledgers import (
     adopt_body,
     attest,
@@ -108,6 +113,113 @@ def test_an_enrolment_counts_to_its_last_millisecond_whoever_sends_it():
     chain = make_chain()
     body = enrolment(chain, expires_ms=chain.now_ms + 10)
     execute(chain, chain.sign(STRANGER, body), after_ms=10)
+
+
+# Revocation
+
+
+@pytest.fixture(scope="module")
+def revoking() -> Chain:
+    chain = make_chain()
+    execute(chain, chain.sign(STRANGER, revocation(chain, device=DEVICES[1])))
+    return chain
+
+
+def revocation(chain: Chain, *, signer=None, registrar=None, device=DEVICES[0], **changes):
+    plain = {"shard": chain.chain, "device": device.device, "expires_ms": chain.now_ms + 3_600_000}
+    word = Revocation(**{**plain, **changes})
+    signer = signer or chain.cast.registrar
+    return RevokeDevice(
+        revocation=word,
+        registrar=(registrar or chain.cast.registrar).account,
+        signature=signer.sign_record(Domain.REVOCATION, chain.cast.network, word),
+    )
+
+
+def resigned(chain: Chain, domain: Domain, network: Network) -> RevokeDevice:
+    body = revocation(chain)
+    signature = chain.cast.registrar.sign_record(domain, network, body.revocation)
+    return replace(body, signature=signature)
+
+
+REVOCATIONS = {
+    "unknown registrar": (
+        lambda c: revocation(c, signer=STRANGER, registrar=STRANGER),
+        ReasonCode.NOT_PERMITTED,
+    ),
+    "forged": (lambda c: revocation(c, signer=STRANGER), ReasonCode.BAD_SIGNATURE),
+    "the device itself": (lambda c: revocation(c, signer=DEVICES[0]), ReasonCode.BAD_SIGNATURE),
+    "signed for another device": (
+        lambda c: replace(revocation(c), signature=revocation(c, device=DEVICES[2]).signature),
+        ReasonCode.BAD_SIGNATURE,
+    ),
+    "signed for another network": (
+        lambda c: resigned(c, Domain.REVOCATION, Network(bytes(32))),
+        ReasonCode.BAD_SIGNATURE,
+    ),
+    "signed as an enrolment": (
+        lambda c: resigned(c, Domain.ENROLMENT, c.cast.network),
+        ReasonCode.BAD_SIGNATURE,
+    ),
+    "another shard": (lambda c: revocation(c, shard="shard-1"), ReasonCode.WRONG_SHARD),
+    "expired": (lambda c: revocation(c, expires_ms=c.now_ms + 9), ReasonCode.OUT_OF_BOUNDS),
+    "not enrolled": (lambda c: revocation(c, device=STRANGER), ReasonCode.NOT_ENROLLED),
+    "revoked before": (lambda c: revocation(c, device=DEVICES[1]), ReasonCode.REVOKED),
+    "enrolled again": (lambda c: enrolment(c, device=DEVICES[1]), ReasonCode.REVOKED),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), REVOCATIONS.values(), ids=REVOCATIONS.keys())
+def test_a_revocation_is_refused(revoking, make, reason):
+    data = revoking.sign(revoking.cast.registrar, make(revoking))
+    assert refusal(revoking, data) is reason
+
+
+def test_a_revocation_counts_to_its_last_millisecond_whoever_sends_it():
+    chain = make_chain()
+    body = revocation(chain, expires_ms=chain.now_ms + 10)
+    execute(chain, chain.sign(STRANGER, body), after_ms=10)
+
+
+def test_an_update_of_a_revoked_device_has_a_reason_of_its_own():
+    chain = make_chain()
+    execute(chain, chain.sign(STRANGER, revocation(chain)))
+    data = chain.sign(delegates(chain)[0], commit_body(chain, DEVICES[:1]))
+    assert refusal(chain, data) is ReasonCode.REVOKED
+    execute(chain, chain.sign(delegates(chain)[0], commit_body(chain, DEVICES[1:])))
+
+
+def test_what_a_device_committed_before_its_revocation_is_judged_and_paid():
+    chain = make_chain()
+    collect(chain, DEVICES)
+    number = chain.round.number
+    execute(chain, chain.sign(STRANGER, revocation(chain)))
+    score(chain, [100] * len(DEVICES))
+    attest(chain, blob_digest(b"model"))
+    entry = chain.app.state.get(UPDATES, update_key(number, DEVICES[0].device))
+    assert entry is not None
+    assert entry.is_judged
+    assert entry.reason is ReasonCode.OK
+    assert entry.reward > 0
+
+
+@pytest.mark.parametrize("cohort_size", [3, 100])
+def test_a_revoked_device_is_in_no_cohort_after(cohort_size):
+    chain = make_chain(cohort_size=cohort_size, rounds=12)
+    execute(chain, *(chain.sign(STRANGER, revocation(chain, device=one)) for one in DEVICES[:3]))
+    for _ in range(8):
+        before = chain.round.number
+        while chain.round.number == before:
+            chain.block(after_ms=20_000)
+        for device in DEVICES[:3]:
+            entry = chain.app.state.get(DEVICES_TABLE, device.device)
+            assert entry is not None
+            assert entry.is_revoked
+            assert entry.drawn_round <= 1
+        open_round(chain)
+        for device in DEVICES[3:]:
+            entry = chain.app.state.get(DEVICES_TABLE, device.device)
+            assert is_drawn(entry, chain.round)
 
 
 # Commits

@@ -1,0 +1,1 @@
+"""The registrar: tokens, device keys, their certificates, and who may not come back."""
