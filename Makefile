@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo test lint coverage vectors programs check-programs crash fuzz study other-python \
-  clean
+.PHONY: help demo test lint coverage vectors programs check-programs protos check-protos crash fuzz \
+  study other-python clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,7 +50,18 @@ vectors: $(STAMP) ## Write the committed test vectors anew; review the diff
 	@$(BIN)/python -m tests.support.make_vectors_model
 	@$(BIN)/python -m tests.support.make_vectors_protocol
 
-crash: $(STAMP) ## Kill a gateway twenty times, and a store while it writes
+WIRE := shard/headwater_shard/engine/cometbft/wire
+
+protos: $(STAMP) ## Generate the classes of CometBFT's messages from their .proto files
+	@$(BIN)/python -m grpc_tools.protoc -I shard --python_out=shard --pyi_out=shard $(WIRE)/*.proto
+
+check-protos: $(STAMP) ## Check that the committed classes are what the .proto files generate
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT \
+	  && $(BIN)/python -m grpc_tools.protoc -I shard --python_out=$$out --pyi_out=$$out $(WIRE)/*.proto \
+	  && for file in $(WIRE)/*_pb2.py $(WIRE)/*_pb2.pyi; do \
+	    cmp "$$file" "$$out/$${file#shard/}" || { echo "run make protos" >&2; exit 1; }; done
+
+crash: $(STAMP) ## Kill gateways, nodes, and a store while it writes
 	@$(BIN)/python -m pytest -m crash tests/crash tests/shard $(ARGS)
 
 fuzz: $(STAMP) ## The long simulations: planted bugs, many seeds, thousands of connections

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from headwater_protocol.errors import ConfigError
+from headwater_shard.engine.cometbft.shell.node import INSTALL, find_binary
 from tests.support.browser import find_chromium
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +26,14 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+def has_cometbft() -> bool:
+    try:
+        find_binary()
+    except ConfigError:
+        return False
+    return True
+
+
 def why_missing(marker: str) -> str | None:
     if marker == "broker" and shutil.which("mosquitto") is None:
         return "needs Mosquitto: apt-get install mosquitto"
@@ -31,6 +41,8 @@ def why_missing(marker: str) -> str | None:
         return "needs TensorFlow in .venv-export: make programs"
     if marker == "browser" and find_chromium() is None:
         return "needs Chromium: apt-get install chromium"
+    if marker == "cometbft" and not has_cometbft():
+        return f"needs CometBFT: {INSTALL}"
     if marker == "pythons" and not OTHER_PYTHON.is_file():
         return "needs Python 3.12 or 3.13 in .venv-other: make other-python"
     if marker == "study":

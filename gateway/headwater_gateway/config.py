@@ -30,8 +30,8 @@ DIGEST_HEX_DIGITS: Final = 64
 MAX_DEVICES_FILE_BYTES: Final = MAX_LIST_ITEMS * (DIGEST_HEX_DIGITS + 64)
 ROOT_KEYS: Final = (
     *("genesis", "network", "folder", "blobs", "registrar_key"),
-    *("brokers", "intake_group", "broker", "tls", "enrolment", "web", "peers", "storage"),
-    *("limits", "shards"),
+    *("engine", "cometbft", "brokers", "intake_group", "broker", "tls", "enrolment", "web"),
+    *("peers", "storage", "limits", "shards"),
 )
 TLS_KEYS: Final = ("ca_file", "cert_file", "key_file")
 ENROLMENT_KEYS: Final = (
@@ -45,7 +45,13 @@ MAX_BROKERS: Final = 16
 GROUP_PATTERN: Final = "[a-z0-9-]{1,32}"
 BROKER_KEYS: Final = ("url", "host", "port")
 LIMIT_KEYS: Final = ("max_data_bytes",)
+COMET_KEYS: Final = ("binary", "nodes")
+NODE_KEYS: Final = ("chain", "listen", "peers")
 SHARD_KEYS: Final = ("name", "keys", "validation", "devices")
+
+ENGINES: Final = ("embedded", "cometbft")
+"""Who orders the transactions: this process for all delegates of a chain, or a node of CometBFT's
+for one delegate, among the nodes of others."""
 
 TEMPLATE: Final = string.Template(
     """\
@@ -65,6 +71,15 @@ blobs = $blobs
 
 # Signs the enrolment of the devices listed below. Leave it out where another gateway enrols.
 registrar_key = $registrar_key
+
+# Who orders transactions. "embedded" hosts all delegates of the shards below in this process.
+# "cometbft" runs one node of CometBFT for each chain, with one key, among the nodes of others:
+#
+# engine = "cometbft"
+# [[cometbft.nodes]]                # one for "main" and one for each shard
+# chain = "main"
+# listen = "tcp://0.0.0.0:26656"
+# peers = ["id@host:port"]
 
 $broker# [limits]                          # the default
 # max_data_bytes = 268435456        # of each shard's validation data in memory
@@ -183,6 +198,40 @@ class ShardConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CometNodeConfig:
+    """One chain's node of CometBFT."""
+
+    chain: ChainId
+    listen: str
+    """For its peers, as `tcp://host:port`."""
+    peers: tuple[str, ...]
+    """As `id@host:port`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CometConfig:
+    """The nodes of CometBFT."""
+
+    binary: Path | None
+    """The program; None looks for it on the PATH and in `~/go/bin`."""
+    nodes: tuple[CometNodeConfig, ...]
+    """One for each chain, names distinct."""
+
+    def node_of(self, chain: ChainId) -> CometNodeConfig:
+        """The node of `chain`.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        for node in self.nodes:
+            if node.chain == chain:
+                return node
+        raise ConfigError(
+            "cometbft.nodes", f"have none for {chain}", fix=f'add one with chain = "{chain}"'
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """A checked `gateway.toml`; that other files exist is found out by whoever opens them."""
 
@@ -212,6 +261,8 @@ class GatewayConfig:
     """Gateways of one group share out the updates that come to their brokers."""
     tls: TlsConfig = field(default_factory=TlsConfig)
     enrolment: EnrolmentConfig | None = None
+    comet: CometConfig | None = None
+    """Where the chains run on CometBFT; None for the embedded engine."""
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -259,6 +310,7 @@ def parse_config(root: TomlTable) -> GatewayConfig:
             raise ConfigError(
                 "registrar_key", "is missing, but [enrolment] is there", fix="name the key"
             )
+    comet = _parse_engine(root)
     limits = root.table("limits")
     max_data_bytes = limits.integer("max_data_bytes", DEFAULT_MAX_DATA_BYTES)
     if max_data_bytes < 1:
@@ -293,6 +345,7 @@ def parse_config(root: TomlTable) -> GatewayConfig:
         intake_group=intake_group,
         tls=tls,
         enrolment=enrolment,
+        comet=comet,
     )
 
 
@@ -449,6 +502,36 @@ def _parse_enrolment(table: TomlTable, brokers: tuple[str, ...]) -> EnrolmentCon
     )
     table.require_empty(ENROLMENT_KEYS)
     return config
+
+
+def _parse_engine(root: TomlTable) -> CometConfig | None:
+    engine = root.text("engine", ENGINES[0])
+    if engine not in ENGINES:
+        raise ConfigError("engine", f"is {engine!r}", fix=f"use one of {', '.join(ENGINES)}")
+    table = root.table("cometbft")
+    if engine != "cometbft":
+        return None
+    binary = table.path("binary") if table.has("binary") else None
+    nodes: list[CometNodeConfig] = []
+    for entry in table.tables("nodes"):
+        listen = entry.text("listen")
+        if not listen.startswith("tcp://") or not listen.rpartition(":")[2].isdecimal():
+            raise ConfigError(
+                entry.key("listen"), f"is {listen!r}", fix='write it as "tcp://0.0.0.0:26656"'
+            )
+        peers = entry.texts("peers") if entry.has("peers") else ()
+        for peer in peers:
+            if "@" not in peer or not peer.rpartition(":")[2].isdecimal():
+                raise ConfigError(
+                    entry.key("peers"), f"hold {peer!r}", fix="write each as id@host:port"
+                )
+        chain = ChainId(entry.text("chain"))
+        if any(node.chain == chain for node in nodes):
+            raise ConfigError(entry.key("chain"), f"{chain} comes twice", fix="drop one")
+        nodes.append(CometNodeConfig(chain=chain, listen=listen, peers=tuple(peers)))
+        entry.require_empty(NODE_KEYS)
+    table.require_empty(COMET_KEYS)
+    return CometConfig(binary=binary, nodes=tuple(nodes))
 
 
 def _parse_shard(table: TomlTable) -> ShardConfig:

@@ -5,9 +5,10 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from headwater_gateway.keyfile import load_key
 from headwater_gateway.registrar.service import RegistrarService, open_registrar
 from headwater_gateway.registrar.setup import make_broker_tls
 from headwater_gateway.shell.broker import embedded_broker
-from headwater_gateway.shell.chain import StepResult
+from headwater_gateway.shell.chain import ChainHost, Host, StepResult
+from headwater_gateway.shell.comet import CometHost
 from headwater_gateway.shell.exchange import ExchangeSetup
 from headwater_gateway.shell.mqtt import ignore_lost_connections, parse_broker_url
 from headwater_gateway.shell.service import GatewayService, HostedShard, ServiceSetup
@@ -61,9 +63,11 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
         keys[shard.shard] = tuple(
             load_key(path, key=f"{shard.key}.keys") for path in shard.delegate_keys
         )
-        _require_power(genesis, shard.shard, keys[shard.shard], key=f"{shard.key}.keys")
+        if config.comet is None:
+            _require_power(genesis, shard.shard, keys[shard.shard], key=f"{shard.key}.keys")
     every_key = [key for shard in sorted(keys) for key in keys[shard]]
-    _require_power(genesis, MAIN_CHAIN, every_key, key="shards")
+    if config.comet is None:
+        _require_power(genesis, MAIN_CHAIN, every_key, key="shards")
     return ServiceSetup(
         genesis=genesis,
         folder=config.folder,
@@ -198,7 +202,20 @@ def run_gateway(config: GatewayConfig, *, until_complete: bool) -> None:
                 registrar = stack.enter_context(
                     open_registrar(config, config.enrolment, setup.genesis, urls)
                 )
-            asyncio.run(_serve(setup, names, registrar, until_complete=until_complete))
+            asyncio.run(
+                _serve(
+                    setup,
+                    names,
+                    registrar,
+                    until_complete=until_complete,
+                    make_host=choose_host(config),
+                )
+            )
+
+
+def choose_host(config: GatewayConfig) -> Callable[..., Host]:
+    """What opens a chain on the engine that `config` names."""
+    return ChainHost if config.comet is None else partial(CometHost, config=config.comet)
 
 
 async def _serve(
@@ -207,6 +224,7 @@ async def _serve(
     registrar: RegistrarService | None,
     *,
     until_complete: bool,
+    make_host: Callable[..., Host],
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(ignore_lost_connections)
@@ -222,7 +240,9 @@ async def _serve(
         if until_complete and chain == MAIN_CHAIN and is_complete(result.tip.state):
             stop.set()
 
-    service = GatewayService(setup, verifier=DirectVerifier(), on_finalized=on_finalized)
+    service = GatewayService(
+        setup, verifier=DirectVerifier(), on_finalized=on_finalized, make_host=make_host
+    )
     states = {chain: host.state for chain, host in service.hosts.items()}
     journal = Journal(states, service.metrics)
     heights = " ".join(f"{chain}={service.hosts[chain].height}" for chain in sorted(states))

@@ -244,6 +244,7 @@ class LedgerApplication:
             outcomes=outcomes,
             next_committee=self._ledger.committee(state),
             changes=self._changes(draft),
+            elected_committee=self._ledger.elected_committee(state),
         )
         return state, execution
 
@@ -254,6 +255,15 @@ class LedgerApplication:
             for namespace, key, value in self._state.encoded_entries():
                 changes.setdefault(namespace, {}).setdefault(key, value)
         return changes
+
+    def executed_state(self, context: BlockContext) -> State:
+        """The state that a block leads to, committed or not.
+
+        Raises:
+            InvalidBlock: As `finalize_block`, which is called where it was not.
+        """
+        self.finalize_block(context)
+        return self._pending[context][0]
 
     def commit(self, context: BlockContext) -> None:
         """Make an executed block the committed one.

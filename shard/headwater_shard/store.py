@@ -222,6 +222,33 @@ class LedgerStore:
             height = self._insert_block(block, certificate, changes, rotation, last=self._height)
         self._height = height
 
+    def install(
+        self,
+        blocks: Iterable[FinalizedBlock],
+        entries: Iterable[tuple[str, bytes, bytes]],
+        rotation: Rotation,
+    ) -> None:
+        """Fill an empty store with a ledger that was checked, all or nothing.
+
+        Args:
+            blocks: All from the first, with the certificates under which they stand.
+            entries: The state after the last one: namespace, key and value.
+            rotation: What the next height starts from.
+
+        Raises:
+            StorageError: If the store holds blocks, one is missing, or the store is unusable.
+        """
+        if self._height:
+            raise StorageError(f"{self._path}: holds {self._height} blocks; give an empty folder")
+        height = Height(0)
+        with self._transaction():
+            for final in blocks:
+                height = self._insert_block(
+                    final.block, final.certificate, {}, rotation, last=height
+                )
+            self._connection.executemany("INSERT INTO entry VALUES (?, ?, ?)", entries)
+        self._height = height
+
     def persist_votes(self, effects: Iterable[Persist]) -> None:
         """Store what validators have signed; the last state of each counts.
 

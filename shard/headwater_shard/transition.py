@@ -87,6 +87,10 @@ class Ledger(Protocol):
         """Who certifies the block after `state`."""
         ...
 
+    def elected_committee(self, state: State) -> Committee | None:
+        """Who certifies the block after the next one, where the next one hands over to them."""
+        ...
+
     def next_timer(self, state: State) -> int | None:
         """The block time from which an empty block would change `state`."""
         ...

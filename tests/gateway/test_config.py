@@ -142,3 +142,61 @@ def test_key_is_private_and_made_once(tmp_path: Path) -> None:
         load_key(path, key="k")
     with pytest.raises(ConfigError, match="does not exist"):
         load_key(tmp_path / "none", key="k")
+
+
+COMET = """engine = "cometbft"
+[[cometbft.nodes]]
+chain = "main"
+listen = "tcp://0.0.0.0:26656"
+peers = ["ab12@10.0.0.2:26656"]
+[[cometbft.nodes]]
+chain = "shard-1"
+listen = "tcp://0.0.0.0:26657"
+"""
+
+
+def load_comet(tmp_path: Path, old: str = "", new: str = "") -> GatewayConfig:
+    path = write(tmp_path)
+    first, _, rest = COMET.partition("\n")
+    tables = rest.replace(old, new, 1) if old else rest
+    path.write_text(f"{first}\n{path.read_text()}\n{tables}")
+    return load_config(path)
+
+
+def test_the_embedded_engine_is_the_default(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path)).comet is None
+    assert load_config(write(tmp_path, extra='engine = "embedded"\n')).comet is None
+
+
+def test_cometbft_names_a_node_for_each_chain(tmp_path: Path) -> None:
+    comet = load_comet(tmp_path).comet
+    assert comet is not None
+    assert comet.binary is None
+    node = comet.node_of(ChainId("main"))
+    assert (node.listen, node.peers) == ("tcp://0.0.0.0:26656", ("ab12@10.0.0.2:26656",))
+    assert comet.node_of(ChainId("shard-1")).peers == ()
+    with pytest.raises(ConfigError, match="none for shard-2"):
+        comet.node_of(ChainId("shard-2"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('listen = "tcp://0.0.0.0:26656"', 'listen = "0.0.0.0:26656"', "cometbft.nodes"),
+        ('listen = "tcp://0.0.0.0:26656"', 'listen = "tcp://0.0.0.0"', "cometbft.nodes"),
+        ("ab12@10.0.0.2:26656", "10.0.0.2:26656", "cometbft.nodes"),
+        ("ab12@10.0.0.2:26656", "ab12@10.0.0.2", "cometbft.nodes"),
+        ('chain = "shard-1"', 'chain = "main"', "cometbft.nodes"),
+        ('chain = "main"', 'chain = "main"\nport = 1', "cometbft.nodes"),
+        ("[[cometbft.nodes]]", "[[cometbft.node]]", "cometbft"),
+    ],
+)
+def test_a_mistake_in_a_node_is_named(tmp_path: Path, old: str, new: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_comet(tmp_path, old, new)
+    assert key in str(caught.value)
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="embedded, cometbft"):
+        load_config(write(tmp_path, extra='engine = "raft"\n'))

@@ -13,6 +13,7 @@ from headwater_protocol.identifiers import ChainId, EpochNumber, Units
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.shardchain.records import CHECKPOINTS, checkpoint_key
 from tests.support.ledgers import (
+    adopt,
     adopt_body,
     attest,
     collect,
@@ -21,6 +22,7 @@ from tests.support.ledgers import (
     emit_checkpoint,
     epoch_of,
     execute,
+    hand_over,
     main_of,
     model_of,
     open_round,
@@ -85,7 +87,10 @@ def test_the_old_committee_closes_the_open_round_and_signs_its_checkpoint() -> N
     assert shard_of(chain).due_checkpoint is not None
     assert shard_of(chain).epoch == 0
     signed = emit_checkpoint(chain)
-    # The block that emits it puts the new committee in office.
+    # The block after the one that emits it puts the new committee in office.
+    assert (shard_of(chain).epoch, delegates(chain)) == (0, old)
+    assert chain.app.next_timer() == 0
+    hand_over(chain)
     assert shard_of(chain).epoch == 1
     assert delegates(chain) != old
     assert (signed.checkpoint.epoch, signed.checkpoint.merged) == (0, 1)
@@ -108,6 +113,7 @@ def test_a_newcomer_cannot_sign_what_the_old_committee_owes() -> None:
     score(chain, [100, 100])
     attest(chain, model_of(chain), by=old)
     signed = emit_checkpoint(chain)
+    hand_over(chain)
     newcomer = next(entry for entry in delegates(chain) if entry not in old)
     body = sign_body(chain, newcomer, signed)
     assert refusal(chain, chain.sign(newcomer, body)) is ReasonCode.NOT_PERMITTED
@@ -169,13 +175,14 @@ def test_a_shard_that_lags_adopts_several_epochs_one_after_the_other() -> None:
     )
     for number in (1, 2, 3):
         open_round(chain)
-        execute(chain, chain.sign(chain.cast.sponsor, adopt_body(main, number)))
+        adopt(chain, main, number, by=chain.cast.sponsor)
         if number < 3:
             assert refusal(chain, chain.sign(chain.cast.sponsor, adopt_body(main, number + 1))) is (
                 ReasonCode.WRONG_PHASE
             )
         network.train(SECOND)
         chain.block()
+        hand_over(chain)
         assert (shard_of(chain).epoch, shard_of(chain).merged) == (number, number)
         assert chain.app.committee == epoch_of(main, number).committee_of(SECOND)
         open_round(chain)

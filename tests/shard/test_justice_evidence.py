@@ -6,13 +6,19 @@ from dataclasses import replace
 import pytest
 
 from headwater_protocol.chain.block import VoteKind
-from headwater_protocol.chain.evidence import DoubleAttestation, Equivocation, Evidence
+from headwater_protocol.chain.comet_vote import CometVote, comet_vote_message
+from headwater_protocol.chain.evidence import (
+    CometEquivocation,
+    DoubleAttestation,
+    Equivocation,
+    Evidence,
+)
 from headwater_protocol.chain.justice import PENALTIES, Offence, SubmitEvidence
 from headwater_protocol.chain.statement import SignedVote
 from headwater_protocol.chain.transaction import UNAVAILABLE, decode_transaction
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import decode_record, encode_record
-from headwater_protocol.identifiers import ChainId, Network, Signature
+from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Height, Network, Signature, View
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.supply import compute_supply
 from tests.support.justice import (
@@ -20,6 +26,8 @@ from tests.support.justice import (
     SHARD,
     Trial,
     attestation,
+    comet_double_vote,
+    comet_vote,
     double_vote,
     make_delta,
     make_trial,
@@ -55,6 +63,14 @@ CASES: dict[str, tuple[Offence, Callable[[Trial], Evidence]]] = {
     "double vote on a shard": (
         Offence.DOUBLE_VOTE,
         lambda trial: double_vote(trial.cast, trial.guilty, chain=SHARD, kind=VoteKind.PRECOMMIT),
+    ),
+    "double vote on the main chain, on CometBFT": (
+        Offence.DOUBLE_VOTE,
+        lambda trial: comet_double_vote(trial.cast, trial.guilty, chain=MAIN_CHAIN),
+    ),
+    "double vote on a shard, on CometBFT": (
+        Offence.DOUBLE_VOTE,
+        lambda trial: comet_double_vote(trial.cast, trial.guilty, kind=VoteKind.PREVOTE),
     ),
     "double proposal": (
         Offence.DOUBLE_PROPOSAL,
@@ -440,10 +456,62 @@ WITHHELD: dict[str, tuple[ReasonCode, Callable[[Trial], Evidence]]] = {
         lambda trial: trial.withheld(shard=ChainId("shard-9")),
     ),
 }
+COMET: dict[str, tuple[ReasonCode, Callable[[Trial], Evidence]]] = {
+    "two steps": (
+        ReasonCode.DIFFERENT_STEPS,
+        lambda trial: spoil_comet(trial, comet_vote(b"two", kind=VoteKind.PREVOTE)),
+    ),
+    "two views": (
+        ReasonCode.DIFFERENT_STEPS,
+        lambda trial: spoil_comet(trial, comet_vote(b"two", view=View(1))),
+    ),
+    "two heights": (
+        ReasonCode.DIFFERENT_STEPS,
+        lambda trial: spoil_comet(trial, comet_vote(b"two", height=Height(8))),
+    ),
+    "two chains": (
+        ReasonCode.DIFFERENT_STEPS,
+        lambda trial: spoil_comet(trial, comet_vote(b"two", chain=MAIN_CHAIN)),
+    ),
+    "the same block at another time": (
+        ReasonCode.SAME_STATEMENT,
+        lambda trial: spoil_comet(trial, comet_vote(b"one", seconds=1_700_000_001)),
+    ),
+    "signed by somebody else": (
+        ReasonCode.BAD_SIGNATURE,
+        lambda trial: replace(
+            comet_double_vote(trial.cast, trial.reporter), validator=trial.guilty.validator
+        ),
+    ),
+    "signed on another network": (
+        ReasonCode.BAD_SIGNATURE,
+        lambda trial: spoil_comet(trial, comet_vote(b"two"), network=OTHER),
+    ),
+    "a stranger": (
+        ReasonCode.UNKNOWN_CANDIDATE,
+        lambda trial: comet_double_vote(trial.cast, key("stranger")),
+    ),
+    "no such shard": (
+        ReasonCode.WRONG_SHARD,
+        lambda trial: comet_double_vote(trial.cast, trial.guilty, chain=ChainId("shard-9")),
+    ),
+}
+
+
+def spoil_comet(
+    trial: Trial, second: CometVote, *, network: Network | None = None
+) -> CometEquivocation:
+    """A vote of the guilty for a block, and another one."""
+    evidence = comet_double_vote(trial.cast, trial.guilty)
+    message = comet_vote_message(network or trial.cast.network, second)
+    return replace(evidence, second=second, second_signature=trial.guilty.sign(message))
+
+
 BROKEN = {
     f"{kind}: {name}": case
     for kind, table in (
         ("equivocation", EQUIVOCATIONS),
+        ("comet", COMET),
         ("attestation", ATTESTATIONS),
         ("score", SCORES),
         ("withheld", WITHHELD),

@@ -32,7 +32,7 @@ from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.state.draft import Draft
 from tests.support.justice import PARAMETERS, SHARD, Trial, double_vote, make_trial
 from tests.support.ledgers import (
-    adopt_body,
+    adopt,
     attest_merge,
     delegates,
     epoch_of,
@@ -291,7 +291,7 @@ def end_epoch(trial: Trial) -> None:
 
 def enter_epoch(trial: Trial) -> None:
     """Have the shard adopt the main chain's epoch, and close a round in it."""
-    execute(trial.shard, trial.shard.sign(trial.reporter, adopt_body(trial.main)))
+    adopt(trial.shard, trial.main, by=trial.reporter)
     devices = sorted((key(f"device {index}") for index in range(3)), key=lambda d: d.device)
     for _ in range(10):
         if shard_of(trial.shard).epoch == main_of(trial.main).epoch:

@@ -21,7 +21,7 @@ from headwater_shard.mainchain.market.records import DEPOSITS, TASKS
 from headwater_shard.mainchain.records import CANDIDATES, MAIN, MAIN_KEY
 from headwater_shard.shardchain.records import DEVICES, PENALTIES, SHARD_KEY
 from tests.support.ledgers import (
-    adopt_body,
+    adopt,
     commit_body,
     delegates,
     execute,
@@ -167,7 +167,7 @@ def test_a_sponsor_opens_the_next_task_when_the_last_one_is_finished():
 def next_task(market: Market, task: Task, sponsor: SecretKey) -> AdoptTask:
     """Open a task and prove it to a shard that has finished the last one."""
     chain = market.shard()
-    execute(chain, chain.sign(sponsor, adopt_body(market.main)))
+    adopt(chain, market.main, by=sponsor)
     execute(market.main, market.main.sign(sponsor, OpenTask(task=task)))
     block, certificate = market.main.blocks[-1]
     entry = market.main.app.state.get(TASKS, task_key(task.task))

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from headwater_protocol.chain.block import Vote, VoteKind, VoteSignature, vote_message
+from headwater_protocol.chain.comet_vote import CometBlockId, CometVote, comet_vote_message
 from headwater_protocol.chain.committee import committee_digest
 from headwater_protocol.chain.evidence import (
+    CometEquivocation,
     DoubleAttestation,
     Equivocation,
     Evidence,
@@ -106,6 +108,36 @@ def sign_claim(
     )
     signature = signer.sign(proposal_message(cast.network, claim))
     return SignedClaim(validator=signer.validator, claim=claim, signature=signature)
+
+
+def comet_vote(block: bytes | None, **place: object) -> CometVote:
+    """A vote of CometBFT; `block` names the block."""
+    vote = CometVote(
+        kind=VoteKind.PRECOMMIT,
+        chain=SHARD,
+        height=Height(7),
+        view=View(0),
+        block=(
+            None
+            if block is None
+            else CometBlockId(digest=blob_digest(block), num_parts=1, parts=blob_digest(b"parts"))
+        ),
+        seconds=1_700_000_000,
+        nanoseconds=5,
+    )
+    return replace(vote, **place)  # type: ignore[arg-type]
+
+
+def comet_double_vote(cast: Cast, signer: SecretKey, **place: object) -> CometEquivocation:
+    """Two votes of CometBFT for one step."""
+    first, second = comet_vote(b"one", **place), comet_vote(b"two", **place)
+    return CometEquivocation(
+        validator=signer.validator,
+        first=first,
+        first_signature=signer.sign(comet_vote_message(cast.network, first)),
+        second=second,
+        second_signature=signer.sign(comet_vote_message(cast.network, second)),
+    )
 
 
 def double_vote(cast: Cast, signer: SecretKey, **place: object) -> Equivocation:

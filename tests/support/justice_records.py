@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from headwater_protocol.chain.block import BlockHeader, Certificate, VoteKind, VoteSignature
 from headwater_protocol.chain.committee import committee_digest
 from headwater_protocol.chain.evidence import (
+    CometEquivocation,
     DoubleAttestation,
     Equivocation,
     Evidence,
@@ -20,7 +21,7 @@ from headwater_protocol.chain.proof import StateProof
 from headwater_protocol.chain.statement import SignedClaim
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.identifiers import Height, RoundNumber
-from tests.support.justice import SHARD, attestation, double_vote, sign_claim
+from tests.support.justice import SHARD, attestation, comet_double_vote, double_vote, sign_claim
 from tests.support.network import Cast
 
 
@@ -46,6 +47,7 @@ def make_evidence(
             first=sign_claim(cast, guilty, blob_digest(b"one")),
             second=sign_claim(cast, guilty, blob_digest(b"two")),
         ),
+        comet_double_vote(cast, guilty),
         DoubleAttestation(
             first=attestation(cast, guilty, b"one"), second=attestation(cast, guilty, b"two")
         ),
@@ -80,5 +82,7 @@ def example_justice_records(evidence: list[Evidence]) -> Iterator[object]:
             yield entry.first
             if isinstance(entry.first, SignedClaim):
                 yield entry.first.claim
+        elif isinstance(entry, CometEquivocation):
+            yield entry.first
         elif isinstance(entry, WithheldPayload):
             yield entry.statement

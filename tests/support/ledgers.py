@@ -21,12 +21,14 @@ from headwater_protocol.chain.transaction import (
 )
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
-from headwater_protocol.identifiers import Digest, EpochNumber, Height, TimeMs
+from headwater_protocol.identifiers import MAIN_CHAIN, Digest, EpochNumber, Height, TimeMs
 from headwater_protocol.light.update import EpochUpdate
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext, Execution
 from headwater_shard.mainchain.records import EPOCHS, MAIN, MAIN_KEY, MainChain
+from headwater_shard.mainchain.staking.election import get_elected
 from headwater_shard.mainchain.staking.handover import make_epoch_update
+from headwater_shard.shardchain.adoption import get_elected_committee
 from headwater_shard.shardchain.records import (
     CHECKPOINTS,
     SHARD,
@@ -204,6 +206,24 @@ def attest_merge(main: Chain, model: Digest) -> None:
         epoch=EpochNumber(record.epoch + 1), model=model, attempt=record.merge_attempt
     )
     execute(main, *(main.sign(entry, body) for entry in delegates(main)))
+    hand_over(main)
+
+
+def hand_over(chain: Chain) -> None:
+    """The block that puts other delegates in office, where some wait for it."""
+    state = chain.app.state
+    if chain.chain == MAIN_CHAIN:
+        is_waiting = get_elected(state) is not None
+    else:
+        is_waiting = get_elected_committee(state) is not None
+    if is_waiting:
+        chain.block()
+
+
+def adopt(chain: Chain, main: Chain, epoch: int | None = None, *, by: SecretKey) -> None:
+    """Lead a shard to an epoch; it is in office afterwards where no round is open."""
+    execute(chain, chain.sign(by, adopt_body(main, epoch)))
+    hand_over(chain)
 
 
 def epoch_of(main: Chain, epoch: int | None = None) -> Epoch:
@@ -223,7 +243,7 @@ def update_at(main: Chain, height: int) -> EpochUpdate:
 
 
 def epoch_update(main: Chain, epoch: int | None = None) -> EpochUpdate:
-    """An epoch, the current one by default, as the block proves it that wrote it."""
+    """An epoch, the current one by default, as the block proves it that hands over to it."""
     return update_at(main, epoch_of(main, epoch).start_height)
 
 

@@ -18,10 +18,9 @@ from headwater_shard.mainchain.records import (
 from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.state.state import State
 from tests.support.ledgers import (
-    adopt_body,
+    adopt,
     attest_merge,
     collect,
-    execute,
     main_of,
     model_of,
     open_round,
@@ -137,7 +136,7 @@ class Network:
         """Bring an epoch to a shard."""
         chain = self.shards[shard]
         chain.now_ms = max(chain.now_ms, self.main.now_ms)
-        execute(chain, chain.sign(self.cast.sponsor, adopt_body(self.main, epoch)))
+        adopt(chain, self.main, epoch, by=self.cast.sponsor)
 
     def pass_epoch(self) -> None:
         """An epoch in which every shard takes part, and goes on from."""

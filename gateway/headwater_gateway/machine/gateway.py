@@ -28,7 +28,7 @@ from headwater_gateway.machine.relay import due_checkpoint, due_epoch, due_payou
 from headwater_gateway.machine.speaker import pick_speaker
 from headwater_gateway.machine.watch import Watch
 from headwater_gateway.machine.withholding import Withholding
-from headwater_protocol.chain.evidence import Equivocation, WithheldPayload
+from headwater_protocol.chain.evidence import CometEquivocation, Equivocation, WithheldPayload
 from headwater_protocol.chain.genesis import Genesis, genesis_network
 from headwater_protocol.chain.transaction import (
     AttestMerge,
@@ -445,7 +445,7 @@ class GatewayMachine:
             self._watch.on_checked(self._tips[work.shard], work, refuted)
             self._look(MAIN_CHAIN, now_ms)
 
-    def on_equivocation(self, equivocation: Equivocation, now_ms: int) -> None:
+    def on_equivocation(self, equivocation: Equivocation | CometEquivocation, now_ms: int) -> None:
         """An engine saw a validator sign twice."""
         self._watch.on_equivocation(equivocation)
         self._look(MAIN_CHAIN, now_ms)

@@ -14,6 +14,7 @@ from typing import Final
 from headwater_gateway.machine.effects import CheckScores, Refutation
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.evidence import (
+    CometEquivocation,
     DoubleAttestation,
     Equivocation,
     Evidence,
@@ -79,7 +80,7 @@ class Watch:
         self.num_found = 0
         """Pieces of evidence that convicted, each offence once."""
 
-    def on_equivocation(self, equivocation: Equivocation) -> None:
+    def on_equivocation(self, equivocation: Equivocation | CometEquivocation) -> None:
         """An engine saw a validator sign twice."""
         self._accuse(equivocation)
 

@@ -5,16 +5,18 @@ happens to a chain happens on its thread, in order; what comes out is told on th
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from headwater_gateway.machine.effects import Submit
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_gateway.shell.epochs import EpochArchive
-from headwater_protocol.chain.evidence import Equivocation
+from headwater_protocol.chain.evidence import CometEquivocation, Equivocation
 from headwater_protocol.chain.genesis import Genesis, encode_genesis, genesis_network
 from headwater_protocol.crypto.signing import SecretKey, Verifier
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Height
@@ -49,11 +51,52 @@ class StepResult:
     num_finalized: int
     transactions: tuple[bytes, ...]
     """Of all blocks finalized in the step, in order."""
-    equivocations: tuple[Equivocation, ...]
+    equivocations: tuple[Equivocation | CometEquivocation, ...]
     """Validators that were seen to sign twice."""
     updates: tuple[EpochUpdate, ...]
     """Of the main chain, the proofs of epochs that began in the step."""
     next_timer_ms: int | None
+
+
+class Host(Protocol):
+    """A chain as the shell drives it, whatever engine runs it."""
+
+    @property
+    def chain(self) -> ChainId:
+        """Which one."""
+        ...
+
+    @property
+    def updates(self) -> tuple[EpochUpdate, ...]:
+        """Of the main chain, the proofs of all epochs when it was opened."""
+        ...
+
+    @property
+    def height(self) -> Height:
+        """The last finalized block; 0 before the first."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """The state after it."""
+        ...
+
+    @property
+    def tip(self) -> FinalizedTip | None:
+        """The last block with the state after it; None before the first."""
+        ...
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Name what to call, from any thread, when a step would bring something."""
+        ...
+
+    def step(self, submissions: Sequence[Submit], now_ms: int) -> StepResult:
+        """Take transactions, do what is due, tell what came of it."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and close the store."""
+        ...
 
 
 class ChainHost:
@@ -155,6 +198,9 @@ class ChainHost:
             block=self._last.block, certificate=self._last.certificate, state=self.state
         )
 
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Nothing happens here but in a step, so nobody is ever woken."""
+
     def step(self, submissions: Sequence[Submit], now_ms: int) -> StepResult:
         """Queue transactions, then do what is due.
 
@@ -219,7 +265,7 @@ class ChainRunner:
 
     def __init__(
         self,
-        host: ChainHost,
+        host: Host,
         *,
         on_step: Callable[[StepResult], None],
         now_ms: Callable[[], int],
@@ -232,7 +278,7 @@ class ChainRunner:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"chain-{host.chain}")
 
     @property
-    def host(self) -> ChainHost:
+    def host(self) -> Host:
         """The chain."""
         return self._host
 
@@ -252,6 +298,12 @@ class ChainRunner:
             ReplicaHalted: If a replica disagrees with what was certified.
         """
         loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # The loop may have ended by then.
+                loop.call_soon_threadsafe(self._wake.set)
+
+        self._host.listen(wake)
         try:
             while True:
                 submissions, self._queue = self._queue, []
@@ -267,7 +319,7 @@ class ChainRunner:
             self._executor.shutdown()
 
     async def _wait(self, timer_ms: int | None) -> None:
-        if self._queue:
+        if self._queue or self._wake.is_set():
             return
         timeout_s = None if timer_ms is None else max(0, timer_ms - self._now_ms()) / 1_000
         try:

@@ -33,7 +33,7 @@ from headwater_gateway.machine.effects import (
 from headwater_gateway.machine.gateway import Desk, GatewayMachine
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.shell.brokers import Brokers
-from headwater_gateway.shell.chain import ChainHost, ChainRunner, StepResult
+from headwater_gateway.shell.chain import ChainHost, ChainRunner, Host, StepResult
 from headwater_gateway.shell.exchange import BlobExchange, ExchangeSetup
 from headwater_gateway.worker import (
     Scorer,
@@ -114,7 +114,7 @@ class GatewayService:
         verifier: Verifier,
         on_finalized: Callable[[ChainId, StepResult], None] | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        make_host: Callable[..., ChainHost] = ChainHost,
+        make_host: Callable[..., Host] = ChainHost,
     ) -> None:
         """Open stores and go on from what they hold.
 
@@ -123,8 +123,8 @@ class GatewayService:
             verifier: Checks signatures; may remember past answers.
             on_finalized: Told of every step that finalized blocks.
             now_ms: The clock.
-            make_host: Opens a chain, with the arguments of `ChainHost`; a simulation of traitors
-                passes its own.
+            make_host: Opens a chain, with the arguments of `ChainHost`; another engine passes its
+                own, and so does a simulation of traitors.
 
         Raises:
             StorageError: If a store is unusable or of another network.
@@ -142,7 +142,7 @@ class GatewayService:
         setup.folder.mkdir(parents=True, exist_ok=True)
         all_keys = [key for shard in setup.shards for key in shard.keys]
         # The ledgers' locks keep a second process out, so they come before anything is written.
-        self._hosts: dict[ChainId, ChainHost] = {}
+        self._hosts: dict[ChainId, Host] = {}
         try:
             self._hosts[MAIN_CHAIN] = self._open(MAIN_CHAIN, all_keys)
             for shard in setup.shards:
@@ -196,7 +196,7 @@ class GatewayService:
         self._work_pool = ThreadPoolExecutor(1, thread_name_prefix="work")
 
     @property
-    def hosts(self) -> Mapping[ChainId, ChainHost]:
+    def hosts(self) -> Mapping[ChainId, Host]:
         """The chains."""
         return self._hosts
 
@@ -270,7 +270,7 @@ class GatewayService:
         self.machine.revoke(shard, device, self._now_ms())
         self._perform()
 
-    def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> ChainHost:
+    def _open(self, chain: ChainId, keys: Sequence[SecretKey]) -> Host:
         path = self._folder.ledger(chain)
         path.parent.mkdir(parents=True, exist_ok=True)
         return self._make_host(

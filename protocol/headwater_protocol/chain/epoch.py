@@ -36,9 +36,10 @@ class Epoch:
     seed: Digest
     """Dealt the delegates to the shards; zeros for epoch 0, which the genesis deals."""
     start_height: Height
-    """The main chain's block that wrote this record; the next one is the first of the epoch."""
+    """The main chain's block that puts the committee in office: the one after the block that wrote
+    this record, and the last one that the committee before certifies."""
     start_ms: TimeMs
-    """That block's time."""
+    """The time of the block that wrote this record."""
 
     def __post_init__(self) -> None:
         names = [entry.shard for entry in self.shards]

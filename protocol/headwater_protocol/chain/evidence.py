@@ -3,6 +3,7 @@
 | kind | what convicts |
 |---|---|
 | `Equivocation` | two votes for one step of a view, or two proposals for one view |
+| `CometEquivocation` | two votes for one step of a round, on a chain that runs on CometBFT |
 | `DoubleAttestation` | two signed transactions that attest different digests of one model |
 | `WrongAttestation` | a signed digest of a round's model, and the round closed with another one |
 | `RefutedScore` | signed scores, the two vectors that one of them compares, another cosine |
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.block import BlockHeader, Certificate, VoteSignature
+from headwater_protocol.chain.comet_vote import CometVote, comet_vote_message
 from headwater_protocol.chain.committee import MAX_DELEGATES
 from headwater_protocol.chain.proof import StateProof
 from headwater_protocol.chain.statement import (
@@ -31,7 +33,7 @@ from headwater_protocol.chain.statement import (
 from headwater_protocol.crypto.hashing import Domain
 from headwater_protocol.crypto.signing import Verifier, signing_bytes
 from headwater_protocol.encoding.record import Count, Length, Range, encode_record
-from headwater_protocol.errors import BadProof
+from headwater_protocol.errors import BadProof, BadSignature
 from headwater_protocol.identifiers import (
     MAX_UNSIGNED,
     ChainId,
@@ -39,6 +41,7 @@ from headwater_protocol.identifiers import (
     Height,
     Network,
     RoundNumber,
+    Signature,
     ValidatorId,
 )
 from headwater_protocol.reasons import ReasonCode
@@ -95,6 +98,29 @@ class Equivocation:
     def height(self) -> Height:
         """At which height."""
         return statement_height(self.first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CometEquivocation:
+    """Two votes of CometBFT for different blocks in one step of one round."""
+
+    KIND: ClassVar[str] = "comet-equivocation/1"
+
+    validator: ValidatorId
+    first: CometVote
+    first_signature: Signature
+    second: CometVote
+    second_signature: Signature
+
+    @property
+    def chain(self) -> ChainId:
+        """On which chain."""
+        return self.first.chain
+
+    @property
+    def height(self) -> Height:
+        """At which height."""
+        return self.first.height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +216,14 @@ class WithheldPayload:
     """Over the statement, in order of the validators' keys."""
 
 
-Evidence = Equivocation | DoubleAttestation | WrongAttestation | RefutedScore | WithheldPayload
+Evidence = (
+    Equivocation
+    | CometEquivocation
+    | DoubleAttestation
+    | WrongAttestation
+    | RefutedScore
+    | WithheldPayload
+)
 
 
 def withheld_message(network: Network, statement: PayloadWithheld) -> bytes:
@@ -223,6 +256,35 @@ def verify_equivocation(evidence: Equivocation, *, network: Network, verifier: V
         raise SameStatement("the two statements say the same")
     for statement in (evidence.first, evidence.second):
         verify_statement(statement, network=network, verifier=verifier)
+
+
+def verify_comet_equivocation(
+    evidence: CometEquivocation, *, network: Network, verifier: Verifier
+) -> None:
+    """Check that `evidence` convicts its validator on `network`.
+
+    Raises:
+        DifferentSteps: If they are about different steps.
+        SameStatement: If they are for the same block; a validator may repeat itself at another
+            time.
+        BadSignature: If one of them is not signed by the validator.
+    """
+    first, second = evidence.first, evidence.second
+    if (first.kind, first.chain, first.height, first.view) != (
+        second.kind,
+        second.chain,
+        second.height,
+        second.view,
+    ):
+        raise DifferentSteps("the two votes are about different steps")
+    if first.block == second.block:
+        raise SameStatement("the two votes say the same")
+    for vote, signature in (
+        (first, evidence.first_signature),
+        (second, evidence.second_signature),
+    ):
+        if not verifier.verify(evidence.validator, comet_vote_message(network, vote), signature):
+            raise BadSignature(f"not signed by {evidence.validator.hex()[:16]}")
 
 
 def _content(statement: Statement) -> object:

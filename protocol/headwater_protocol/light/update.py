@@ -16,9 +16,9 @@ MAX_EPOCH_UPDATE_BYTES: Final = 256 * 1024
 class EpochUpdate:
     """An epoch, proven by a block of the main chain.
 
-    The block that writes the record is the last one that the old committee certifies; that one
-    leads from an epoch to the next. A later one, certified by the epoch's own committee, says that
-    the epoch still lasts.
+    The block that puts the committee in office is the last one that the old committee certifies;
+    that one leads from an epoch to the next. A later one, certified by the epoch's own committee,
+    says that the epoch still lasts.
     """
 
     KIND: ClassVar[str] = "epoch-update/1"

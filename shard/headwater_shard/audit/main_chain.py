@@ -49,6 +49,7 @@ class MainAudit:
         self._open: Merge | None = None
         self._epoch = EpochNumber(0)
         self._last_epoch = genesis.epoch()
+        self._elected: Epoch | None = None
         self._wanted: dict[Height, list[AdoptedEpoch]] = {}
         for shard in sorted(shards):
             for adopted in shards[shard].adopted:
@@ -71,6 +72,7 @@ class MainAudit:
         Raises:
             HeadwaterError: Says what does not hold.
         """
+        self._require_handover(block)
         if any(namespace in block.changes for namespace in HOLDINGS):
             require_equal("supply", found=compute_supply(block.state), expected=self._supply)
         # The ledger executes a block's transactions before it opens or completes a merge.
@@ -91,6 +93,21 @@ class MainAudit:
                 self._require_completed(block, merge, merge.model)
         for adopted in self._wanted.pop(block.header.height, ()):
             _require_adopted(block, adopted)
+
+    def _require_handover(self, block: ReplayedBlock) -> None:
+        """The block after an election hands over to the elected, and no other block to anybody."""
+        expected, self._elected = self._elected, None
+        found = block.header.next_committee
+        if expected is None:
+            require_equal("next_committee", found=found, expected=block.header.committee)
+        else:
+            require_equal(
+                "next_committee",
+                found=found,
+                expected=committee_digest(expected.committee),
+                by="the election",
+                item=f"epoch {expected.epoch}",
+            )
 
     def finish(self, state: State) -> None:
         """Check the sums at the end, and that nothing was adopted that is not here.
@@ -207,14 +224,13 @@ class MainAudit:
             ("number", epoch.epoch, merge.epoch),
             ("merge", epoch.merge, merge),
             ("seed", epoch.seed, seed),
-            ("start height", epoch.start_height, block.header.height),
+            ("start height", epoch.start_height, block.header.height + 1),
             ("start time", epoch.start_ms, block.header.time_ms),
-            ("committee", committee_digest(epoch.committee), block.header.next_committee),
         ):
             require_equal(what, found=found, expected=expected, by="recomputation", item=item)
         if epoch.shards != self._last_epoch.shards:
             self._require_elected(block.state, epoch, item)
-        self._last_epoch = epoch
+        self._last_epoch = self._elected = epoch
 
     def _require_elected(self, state: State, epoch: Epoch, item: str) -> None:
         elected = {entry.validator: entry.voting_power for entry in epoch.committee.delegates}

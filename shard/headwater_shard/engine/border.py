@@ -52,6 +52,8 @@ class Execution:
     """Who certifies the next block."""
     changes: Changes
     """For the store: the entries that differ from the state before."""
+    elected_committee: Committee | None = None
+    """Who certifies the block after the next one, where the next one hands over to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

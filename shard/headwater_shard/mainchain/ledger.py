@@ -58,6 +58,7 @@ from headwater_shard.mainchain.records import (
     stake_key,
 )
 from headwater_shard.mainchain.settlement import process_checkpoint
+from headwater_shard.mainchain.staking.election import enter_office, get_elected
 from headwater_shard.mainchain.staking.transactions import process_stake
 from headwater_shard.mainchain.transfer import process_transfer
 from headwater_shard.state.draft import Draft
@@ -141,7 +142,8 @@ class MainLedger:
         )
 
     def begin_block(self, draft: Draft, state: State, context: BlockContext) -> None:
-        """Nothing happens before the transactions."""
+        """Put the delegates in office that the block before elected."""
+        enter_office(draft)
 
     def process_body(
         self, draft: Draft, signed: SignedTransaction, context: BlockContext, verifier: Verifier
@@ -184,6 +186,13 @@ class MainLedger:
         """Who certifies the block after `state`."""
         return Draft(state).get_existing(MAIN, MAIN_KEY).committee
 
+    def elected_committee(self, state: State) -> Committee | None:
+        """Who certifies the block after the next one, where the next one hands over to them."""
+        elected = get_elected(state)
+        return None if elected is None else elected.committee
+
     def next_timer(self, state: State) -> int | None:
         """The block time from which an empty block would change `state`."""
+        if get_elected(state) is not None:
+            return 0
         return next_merge_timer(state, self._genesis.parameters)

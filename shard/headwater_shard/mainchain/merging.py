@@ -37,7 +37,7 @@ from headwater_shard.mainchain.records import (
     MergeAttestation,
     merge_attestation_key,
 )
-from headwater_shard.mainchain.staking.election import begin_epoch
+from headwater_shard.mainchain.staking.election import elect_epoch
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
 from headwater_shard.transition import InvalidTransaction, require_role
@@ -68,7 +68,7 @@ def process_merge_attestation(draft: Draft, body: AttestMerge, sender: Validator
 
 
 def advance_merge(draft: Draft, parameters: Parameters, context: BlockContext) -> None:
-    """Open the merge that is due, complete the one that has its quorum, or open it once more."""
+    """Open the merge that is due; complete one that has its quorum, which elects, or reopen it."""
     main = draft.get_existing(MAIN, MAIN_KEY)
     if not main.is_merging:
         if _is_due(draft, main, parameters, context.time_ms):
@@ -202,6 +202,6 @@ def _complete(draft: Draft, main: MainChain, parameters: Parameters, context: Bl
                     merge_opened_ms=TimeMs(0),
                 ),
             )
-            begin_epoch(draft, parameters, merge, context)
+            elect_epoch(draft, parameters, merge, context)
             return True
     return False

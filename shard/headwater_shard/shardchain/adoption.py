@@ -1,9 +1,9 @@
 """Adopting an epoch: a shard goes on with the committee and the model that the main chain decided.
 
 A shard never stops for the main chain, and a round is judged by one committee. So an epoch, once
-proven, waits for the open round to end: the old committee closes it and signs its checkpoint, then
-the new one is in office. Epochs are adopted in order, one at a time, each by what the one before
-it proved.
+proven, waits for the open round to end: the old committee closes it and signs its checkpoint. The
+block after that puts the new one in office; it is the last one that the old committee certifies.
+Epochs are adopted in order, one at a time, each by what the one before it proved.
 
 If no round has closed since the checkpoint that went into the merge, the next base is the merged
 model itself. Otherwise the model moves by `merged - reference`, so that what the shard learned
@@ -14,14 +14,15 @@ from dataclasses import replace
 
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.epoch import Epoch, epoch_key
-from headwater_protocol.chain.round import MergeCorrection
+from headwater_protocol.chain.round import MergeCorrection, RoundPhase
 from headwater_protocol.chain.transaction import AdoptEpoch
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import ChainId, EpochNumber
 from headwater_protocol.light.client import TrustedState, advance
+from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.records import EPOCHS, SHARD, SHARD_KEY, Shard
+from headwater_shard.shardchain.records import EPOCHS, ROUNDS, SHARD, SHARD_KEY, Shard
 from headwater_shard.shardchain.rules import ShardRules
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
@@ -102,8 +103,27 @@ def process_adoption(
     )
 
 
-def enter_epoch(draft: Draft, shard: Shard) -> None:
-    """Put the committee of the adopted epoch in office; no round is open."""
+def is_handing_over(state: Draft | State, shard: Shard) -> bool:
+    """Whether the next block puts the adopted epoch's committee in office: no round is open."""
+    if shard.adopted <= shard.epoch or shard.due_checkpoint is not None:
+        return False
+    round_ = state.get(ROUNDS, round_key(shard.last_round))
+    return round_ is None or round_.phase is RoundPhase.CLOSED
+
+
+def get_elected_committee(state: State) -> Committee | None:
+    """Who is in office with the next block, where that is the one to hand over."""
+    shard = state.get(SHARD, SHARD_KEY)
+    if shard is None or not is_handing_over(state, shard):
+        return None
+    return get_committee(state, shard.shard, shard.adopted)
+
+
+def enter_office(draft: Draft, state: State) -> None:
+    """Put the committee of the adopted epoch in office, if the block before left it at that."""
+    shard = draft.get_existing(SHARD, SHARD_KEY)
+    if not is_handing_over(state, shard):
+        return
     committee = get_committee(draft, shard.shard, shard.adopted)
     # Nothing is trained on the model of a finished shard, so there is nothing to correct.
     correction = None if shard.is_finished else shard.correction

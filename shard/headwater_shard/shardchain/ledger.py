@@ -28,7 +28,12 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.adoption import process_adoption, start_trust
+from headwater_shard.shardchain.adoption import (
+    enter_office,
+    get_elected_committee,
+    process_adoption,
+    start_trust,
+)
 from headwater_shard.shardchain.attest import process_attestation
 from headwater_shard.shardchain.capability import process_capability
 from headwater_shard.shardchain.checkpoints import (
@@ -107,8 +112,9 @@ class ShardLedger:
         )
 
     def begin_block(self, draft: Draft, state: State, context: BlockContext) -> None:
-        """Emit the checkpoint that the last block made due."""
+        """Put an adopted committee in office, emit the checkpoint that the last block made due."""
         start_trust(draft, context)
+        enter_office(draft, state)
         emit_due_checkpoint(draft, state, context)
 
     def process_body(
@@ -151,6 +157,10 @@ class ShardLedger:
     def committee(self, state: State) -> Committee:
         """Who certifies the block after `state`."""
         return Draft(state).get_existing(SHARD, SHARD_KEY).committee
+
+    def elected_committee(self, state: State) -> Committee | None:
+        """Who certifies the block after the next one, where the next one hands over to them."""
+        return get_elected_committee(state)
 
     def next_timer(self, state: State) -> int | None:
         """The block time from which an empty block would change `state`."""

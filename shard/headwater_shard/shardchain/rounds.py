@@ -27,7 +27,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.adoption import enter_epoch, get_committee
+from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.attest import get_attested_model
 from headwater_shard.shardchain.cohort import list_eligible, take_draw
 from headwater_shard.shardchain.records import (
@@ -90,9 +90,8 @@ def _step(draft: Draft, rules: ShardRules, context: BlockContext) -> bool:
     task = draft.get_existing(TASKS, task_key(shard.task))
     round_ = draft.get(ROUNDS, round_key(shard.last_round))
     if round_ is None or round_.phase is RoundPhase.CLOSED:
-        if shard.adopted > shard.epoch and shard.due_checkpoint is None:
-            enter_epoch(draft, shard)
-            return True
+        if shard.adopted > shard.epoch:
+            return False  # The next block hands over before it opens a round.
         return _open(draft, rules, shard, task, context)
     if round_.phase is RoundPhase.COLLECT:
         return _end_collecting(draft, round_, task, context)

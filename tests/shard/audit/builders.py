@@ -60,7 +60,7 @@ from headwater_shard.shardchain.records import (
     checkpoint_key,
 )
 from headwater_shard.store import LedgerStore
-from tests.support.ledgers import epoch_update
+from tests.support.ledgers import epoch_update, hand_over
 from tests.support.network import Cast, Chain, certify, key, make_cast, make_task
 
 NUM_DEVICES = 5
@@ -237,6 +237,7 @@ class SmallNetwork:
             *(ledger.sign(entry, AttestModel(round=number, model=digest)) for entry in keys[:3])
         )
         ledger.require_closed(number, model=digest)
+        hand_over(ledger)
 
     def skip_round(self, shard: ChainId) -> None:
         """Let the open round pass without an update."""
@@ -290,6 +291,7 @@ class SmallNetwork:
                 for entry in self.cast.all_validators
             )
         )
+        hand_over(main)
 
     @property
     def merge_attempt(self) -> int:
@@ -298,12 +300,13 @@ class SmallNetwork:
         return record.merge_attempt
 
     def adoption(self, epoch: int) -> AdoptEpoch:
-        """An epoch, as the block proves it that began it."""
+        """An epoch, as the block proves it that hands over to it."""
         return AdoptEpoch(update=epoch_update(self.main, epoch))
 
     def adopt(self, shard: ChainId, epoch: int) -> None:
         ledger = self.ledgers[shard]
         ledger.accepted(ledger.sign(self.cast.sponsor, self.adoption(epoch)))
+        hand_over(ledger)
 
     def memory(self) -> dict[ChainId, MemoryLedger]:
         return {chain: ledger.memory() for chain, ledger in self.ledgers.items()}

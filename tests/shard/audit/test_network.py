@@ -262,7 +262,8 @@ def test_a_merge_that_a_quorum_attested_wrongly_is_refused() -> None:
         network.settle(shard)
     network.merge(model=other_model())
     failure = fails(network)
-    assert (failure.chain, failure.height) == (MAIN_CHAIN, len(network.main.blocks))
+    # The merge stands in the block before the one that hands over.
+    assert (failure.chain, failure.height) == (MAIN_CHAIN, len(network.main.blocks) - 1)
     assert failure.item == "merge 1"
 
 
@@ -444,7 +445,8 @@ def test_a_merge_proven_by_a_fork_of_the_main_chain_is_refused() -> None:
     network.adopt(FIRST, 1)
     main.blocks[-1] = (block, certificate)
     failure = fails(network)
-    assert (failure.chain, failure.height) == (FIRST, len(network.ledgers[FIRST].blocks))
+    # The epoch is adopted in the block before the one that hands over.
+    assert (failure.chain, failure.height) == (FIRST, len(network.ledgers[FIRST].blocks) - 1)
     assert failure.item == "epoch 1"
     assert "another block" in failure.problem
 

@@ -184,7 +184,10 @@ def test_a_quorum_for_one_model_completes_the_merge_and_starts_an_epoch(shards):
     merge, chain = merge_of(main, 1), main_of(main)
     assert merge is not None
     assert merge.model == blob_digest(b"m")
-    assert (chain.epoch, chain.is_merging, chain.epoch_started_ms) == (1, False, 0)
+    assert (chain.epoch, chain.is_merging, chain.epoch_started_ms) == (0, False, 0)
+    assert main.app.next_timer() == 0
+    main.block()
+    assert main_of(main).epoch == 1
     assert main.app.state.count(ATTESTATIONS) == 0
     for shard in "abc":
         entry = entry_of(main, shard)

@@ -18,6 +18,7 @@ from headwater_shard.mainchain.records import MERGES
 from headwater_shard.round_model import compute_merged_model, compute_round_model
 from headwater_shard.shardchain.records import BATCHES, ROUNDS, batch_key
 from tests.support.ledgers import (
+    adopt,
     adopt_body,
     attest,
     attest_merge,
@@ -140,7 +141,7 @@ class Network:
         return main_of(self.main).epoch
 
     def adopt(self, chain: Chain) -> None:
-        execute(chain, chain.sign(SENDER, adopt_body(self.main)))
+        adopt(chain, self.main, by=SENDER)
 
 
 def step(seed: int) -> QuantizedDelta:
@@ -315,7 +316,7 @@ def test_a_merge_is_refused_while_the_one_before_waits_to_be_applied():
     assert refusal(chain, late) is ReasonCode.WRONG_PHASE
     network.play(chain)
     emit_checkpoint(chain)
-    execute(chain, chain.sign(SENDER, adopt_body(network.main)))
+    adopt(chain, network.main, by=SENDER)
     assert shard_of(chain).correction.epoch == 2
 
 

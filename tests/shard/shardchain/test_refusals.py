@@ -25,7 +25,7 @@ from headwater_shard.shardchain.cohort import is_drawn
 from headwater_shard.shardchain.records import DEVICES as DEVICES_TABLE
 from headwater_shard.shardchain.records import UPDATES, update_key
 from tests.support.ledgers import (
-    adopt_body,
+    adopt,
     attest,
     attest_merge,
     collect,
@@ -35,6 +35,7 @@ from tests.support.ledgers import (
     epoch_of,
     epoch_update,
     execute,
+    hand_over,
     open_round,
     play_round,
     refusal,
@@ -553,7 +554,7 @@ def merged() -> tuple[Chain, Chain]:
         play_round(chain, DEVICES)
         settle(main, chain)
     attest_merge(main, blob_digest(b"merge 1"))
-    execute(shards[1], shards[1].sign(STRANGER, adopt_body(main)))
+    adopt(shards[1], main, by=STRANGER)
     play_round(shards[1], DEVICES)
     play_round(shards[1], DEVICES)
     settle(main, shards[1])
@@ -667,6 +668,8 @@ def test_a_merge_is_adopted_once(merged):
     assert chain.app.check_tx(chain.sign(STRANGER, body)) is ReasonCode.OK
     execute(chain, chain.sign(STRANGER, body))
     assert refusal(chain, chain.sign(STRANGER, body)) is ReasonCode.DUPLICATE
+    assert (shard_of(chain).epoch, shard_of(chain).adopted) == (0, 1)
+    hand_over(chain)
     assert shard_of(chain).epoch == 1
     older = adoption(main, epoch=replace(epoch_of(main, 1), epoch=0))
     assert refusal(chain, chain.sign(STRANGER, older)) is ReasonCode.DUPLICATE

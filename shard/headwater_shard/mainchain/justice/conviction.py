@@ -7,6 +7,7 @@ from headwater_protocol.chain.block import VoteKind, verify_certificate
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.evidence import (
     MAX_PROVEN_BYTES,
+    CometEquivocation,
     DoubleAttestation,
     Equivocation,
     Evidence,
@@ -14,6 +15,7 @@ from headwater_protocol.chain.evidence import (
     RefutedScore,
     WithheldPayload,
     WrongAttestation,
+    verify_comet_equivocation,
     verify_equivocation,
     withheld_message,
 )
@@ -86,6 +88,8 @@ class Court:
         """
         if isinstance(evidence, Equivocation):
             return self._judge_equivocation(evidence)
+        if isinstance(evidence, CometEquivocation):
+            return self._judge_comet_equivocation(evidence)
         if isinstance(evidence, DoubleAttestation):
             return self._judge_double_attestation(evidence)
         if isinstance(evidence, WrongAttestation):
@@ -102,10 +106,6 @@ class Court:
             step = 1 + (first.vote.kind is VoteKind.PRECOMMIT)
         else:
             offence, view, step = Offence.DOUBLE_PROPOSAL, first.claim.view, 0
-        if evidence.chain == MAIN_CHAIN:
-            term = term_at(height, now=self.height)
-        else:
-            term = term_of_height(self.draft, evidence.chain, height)
         charge = Charge(
             validator=evidence.validator,
             offence=offence,
@@ -113,7 +113,26 @@ class Court:
             place=height,
             part=3 * view + step,
         )
-        return Conviction(charge=charge, term=term)
+        return Conviction(charge=charge, term=self._term_of(evidence.chain, height))
+
+    def _judge_comet_equivocation(self, evidence: CometEquivocation) -> Conviction:
+        verify_comet_equivocation(evidence, network=self.network, verifier=self.verifier)
+        first = evidence.first
+        return Conviction(
+            charge=Charge(
+                validator=evidence.validator,
+                offence=Offence.DOUBLE_VOTE,
+                chain=first.chain,
+                place=first.height,
+                part=3 * first.view + 1 + (first.kind is VoteKind.PRECOMMIT),
+            ),
+            term=self._term_of(first.chain, first.height),
+        )
+
+    def _term_of(self, chain: ChainId, height: Height) -> Term:
+        if chain == MAIN_CHAIN:
+            return term_at(height, now=self.height)
+        return term_of_height(self.draft, chain, height)
 
     def _judge_double_attestation(self, evidence: DoubleAttestation) -> Conviction:
         first, second = (self._decode(data) for data in (evidence.first, evidence.second))

@@ -1,4 +1,10 @@
-"""The election that ends an epoch: who serves next, and where."""
+"""The election that ends an epoch: who serves next, and where.
+
+A block elects by writing the next epoch's record. The block after it puts the committee into
+office before anything else happens in it, so no transaction ever sees an epoch that is elected and
+not in office. That block is the last one that the old committee certifies. Between the two an
+engine has time to change its set of validators, which takes CometBFT a block longer than ours.
+"""
 
 from dataclasses import replace
 
@@ -12,6 +18,7 @@ from headwater_protocol.identifiers import (
     AccountId,
     ChainId,
     EpochNumber,
+    Height,
     ValidatorId,
 )
 from headwater_shard.engine.border import BlockContext
@@ -50,8 +57,8 @@ def elect_delegates(state: Draft | State, parameters: Parameters) -> dict[Valida
     }
 
 
-def begin_epoch(draft: Draft, parameters: Parameters, merge: Merge, context: BlockContext) -> Epoch:
-    """Write the epoch that starts with `merge` and put its committee in office.
+def elect_epoch(draft: Draft, parameters: Parameters, merge: Merge, context: BlockContext) -> Epoch:
+    """Write the epoch that starts with `merge`; its committee is in office from the next block on.
 
     Where fewer are electable than there are shards, the delegates of the last epoch stay: a network
     that cannot elect goes on rather than stop.
@@ -74,13 +81,25 @@ def begin_epoch(draft: Draft, parameters: Parameters, merge: Merge, context: Blo
         committee=committee,
         shards=shards,
         seed=seed,
-        start_height=context.height,
+        start_height=Height(context.height + 1),
         start_ms=context.time_ms,
     )
     draft.put(EPOCHS, epoch_key(epoch.epoch), epoch)
-    main = draft.get_existing(MAIN, MAIN_KEY)
-    draft.put(MAIN, MAIN_KEY, replace(main, committee=committee, epoch=epoch.epoch))
     return epoch
+
+
+def get_elected(state: Draft | State) -> Epoch | None:
+    """The epoch that waits for the next block; None where none does."""
+    main = state.get(MAIN, MAIN_KEY)
+    return None if main is None else state.get(EPOCHS, epoch_key(EpochNumber(main.epoch + 1)))
+
+
+def enter_office(draft: Draft) -> None:
+    """Put the committee of the elected epoch in office, if one waits."""
+    epoch = get_elected(draft)
+    if epoch is not None:
+        main = draft.get_existing(MAIN, MAIN_KEY)
+        draft.put(MAIN, MAIN_KEY, replace(main, committee=epoch.committee, epoch=epoch.epoch))
 
 
 def get_shard_committee(

@@ -12,8 +12,8 @@ def make_epoch_update(
 ) -> EpochUpdate | None:
     """The proof of the current epoch under a block of the main chain; None at genesis.
 
-    Made of the block that writes the epoch's record, it leads there from the epoch before. Made of
-    any later block of the epoch, it says that the epoch still lasts.
+    Made of the block that puts the epoch's committee in office, it leads there from the epoch
+    before. Made of any later block of the epoch, it says that the epoch still lasts.
 
     Args:
         state: After the block.
