@@ -7,7 +7,7 @@ from headwater_agent.state import DeviceState
 from headwater_firmware_sim.results import DeviceRow
 from headwater_firmware_sim.stage import Stage
 from headwater_protocol.identifiers import ChainId
-from headwater_shard.shardchain.records import DEVICES, REWARDS
+from headwater_shard.shardchain.records import DEVICES, PENALTIES, REWARDS
 from headwater_shard.state.state import State
 
 
@@ -50,6 +50,7 @@ def describe_fleet(
         key, shard = plan.devices[index], plan.shard_of(index)
         entry = states[shard].get(DEVICES, key.device)
         balance = states[shard].get(REWARDS, key.account)
+        penalty = states[shard].get(PENALTIES, key.device)
         rows.append(
             DeviceRow(
                 device=index,
@@ -67,6 +68,9 @@ def describe_fleet(
                 brownouts=tally.brownouts,
                 torn_writes=tally.torn_writes,
                 battery_thousandths=tally.battery_thousandths,
+                deposit=0 if entry is None else entry.deposit,
+                penalty=0 if penalty is None else penalty.total,
+                quarantines=0 if entry is None else entry.num_quarantines,
             )
         )
     return tuple(rows)

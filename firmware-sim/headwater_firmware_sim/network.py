@@ -30,6 +30,8 @@ class NetworkPlan:
     registrar: SecretKey
     sponsor: SecretKey
     devices: tuple[SecretKey, ...]
+    delegators: tuple[SecretKey, ...] = ()
+    """Accounts that hold units to lend as stake."""
 
     def shard_of(self, device: int) -> ChainId:
         """Which shard a device belongs to: they are dealt out in turn."""
@@ -56,6 +58,8 @@ def plan_network(
     parameters: Parameters,
     device_balance: int = 0,
     later_budget: int = 0,
+    num_delegators: int = 0,
+    delegator_balance: int = 0,
 ) -> NetworkPlan:
     """The network of a seed.
 
@@ -70,6 +74,8 @@ def plan_network(
         parameters: The network's.
         device_balance: What each device holds on the main chain at the start.
         later_budget: Units of all tasks that the sponsor opens later.
+        num_delegators: Accounts that may back a delegate.
+        delegator_balance: What each of them holds at the start.
 
     Raises:
         OutOfBounds: If the genesis would contradict itself.
@@ -92,6 +98,9 @@ def plan_network(
     balances = {sponsor.account: budget + later_budget + SPARE_BALANCE}
     if device_balance:
         balances |= {key.account: device_balance for key in devices}
+    delegators = tuple(derive_key(seed, "delegator", index) for index in range(num_delegators))
+    if delegator_balance:
+        balances |= {key.account: delegator_balance for key in delegators}
     genesis = Genesis(
         name=name,
         time_ms=TimeMs(time_ms),
@@ -114,4 +123,5 @@ def plan_network(
         registrar=registrar,
         sponsor=sponsor,
         devices=devices,
+        delegators=delegators,
     )

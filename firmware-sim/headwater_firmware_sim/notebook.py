@@ -58,6 +58,21 @@ class Run:
         return self._rows("checkpoints")
 
     @property
+    def elections(self) -> Rows:
+        """A row for each epoch."""
+        return self._rows("elections")
+
+    @property
+    def seats(self) -> Rows:
+        """A row for each delegate of each epoch."""
+        return self._rows("seats")
+
+    @property
+    def penalties(self) -> Rows:
+        """A row for each offence of a delegate that was punished."""
+        return self._rows("penalties")
+
+    @property
     def faults(self) -> Rows:
         """A row for each thing that the scenario broke."""
         return self._rows("faults")

@@ -104,6 +104,11 @@ class DeviceRow:
     torn_writes: int
     battery_thousandths: int
     """Charge at the end; 1000 for a device on the mains."""
+    deposit: int = 0
+    """Units that it had locked when it was enrolled."""
+    penalty: int = 0
+    """Of these, what its shard took."""
+    quarantines: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,85 @@ class CheckpointRow:
     shard: str
     number: int
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElectionRow:
+    """One epoch: its number, and how its election differs from the one before."""
+
+    epoch: int
+    at_ms: int
+    height: int
+    """Of the main chain's block that began it."""
+    delegates: int
+    voting_power: int
+    moved: int
+    """Delegates that serve another shard than before."""
+    left: int
+    """Delegates of the epoch before that were not elected again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeatRow:
+    """One delegate in one epoch."""
+
+    epoch: int
+    shard: str
+    validator: str
+    voting_power: int
+    behaviour: str
+    """`none` for an honest delegate, else the word of the scenario."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PenaltyRow:
+    """One punished offence of a delegate."""
+
+    at_ms: int
+    validator: str
+    behaviour: str
+    """As in `SeatRow`."""
+    offence: str
+    chain: str
+    place: int
+    """The height, the round or the epoch that it was about."""
+    height: int
+    """Of the main chain's block that punished it."""
+    slashed: int
+    """Units, of all who had stake with it."""
+    rewarded: int
+    """Of these, to who reported it; the rest was burned."""
+    tombstoned: bool
+    """Whether it was out for good then; else it was jailed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldingsRow:
+    """What a group of devices held, deposits included."""
+
+    before: int = 0
+    after: int = 0
+    least_change: int = 0
+    """Of one device."""
+    most_change: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EconomyRow:
+    """The units of the main chain at the end."""
+
+    supply_before: int = 0
+    supply_after: int = 0
+    round_budgets_paid: int = 0
+    """By all closed rounds."""
+    rewards_paid: int = 0
+    """Of these, claimed on the main chain."""
+    returned_to_sponsor: int = 0
+    unclaimed: int = 0
+    deposits_left: int = 0
+    burned: int = 0
+    attackers: HoldingsRow = field(default_factory=HoldingsRow)
+    honest: HoldingsRow = field(default_factory=HoldingsRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +276,12 @@ class RunResult:
     """In order of closing time, then shard."""
     globals: tuple[GlobalRow, ...]
     checkpoints: tuple[CheckpointRow, ...]
+    elections: tuple[ElectionRow, ...] = ()
+    """The genesis' committees first."""
+    seats: tuple[SeatRow, ...] = ()
+    penalties: tuple[PenaltyRow, ...] = ()
+    """In order of their blocks."""
+    economy: EconomyRow = field(default_factory=EconomyRow)
     faults: tuple[FaultRow, ...]
     fleet: tuple[DeviceRow, ...]
     device_rounds: tuple[DeviceRoundRow, ...]

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from headwater_firmware_sim.data.fleet import FleetData, make_fleet_data
+from headwater_firmware_sim.economy.deposits import lock_deposit
 from headwater_firmware_sim.network import NetworkPlan, plan_network
 from headwater_firmware_sim.results import HONEST
 from headwater_firmware_sim.scenario.model import Attackers, DeviceClass, Scenario
@@ -17,10 +18,12 @@ from headwater_models.errors import InvalidProgram
 from headwater_models.initialization import initial_parameters
 from headwater_models.program import Program, list_programs
 from headwater_protocol.chain.genesis import Parameters
+from headwater_protocol.chain.incentives import Incentives
 from headwater_protocol.chain.task import Codec, Task, Training
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import ConfigError, InvalidMessage
 from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
     ChainId,
     Digest,
     NumExamples,
@@ -124,6 +127,15 @@ class Stage:
         shards = self.plan.genesis.shards
         return range(shards.index(shard), self.scenario.devices, len(shards))
 
+    def lock_deposits(self) -> list[tuple[ChainId, bytes]]:
+        """The main chain's transactions that lock what the scenario asks of each device."""
+        units = self.scenario.economy.device_deposit
+        if not units:
+            return []
+        return [
+            (MAIN_CHAIN, lock_deposit(self.plan, index, units)) for index in range(len(self.fleet))
+        ]
+
 
 def make_stage(
     scenario: Scenario, *, folder: Path, seed: int | None = None, start_ms: int = START_MS
@@ -145,8 +157,11 @@ def make_stage(
         _prepare(scenario, number, folder=folder, seed=chosen)
         for number in range(len(scenario.next_task))
     ]
+    network, economy = scenario.network, scenario.economy
     warm_up_ms = 2_000 + scenario.devices // 10
-    network = scenario.network
+    if economy.device_deposit:
+        # A device is enrolled once its deposit is on the main chain.
+        warm_up_ms *= 2
     plan = plan_network(
         name=scenario.name,
         seed=chosen,
@@ -162,10 +177,23 @@ def make_stage(
             epoch_timeout_ms=_milliseconds(network.epoch_timeout_s),
             retention_rounds=2,
             clock_drift_ms=5_000,
+            incentives=Incentives(
+                device_deposit=Units(economy.device_deposit),
+                quarantine_strikes=economy.quarantine_strikes,
+                quarantine_rounds=economy.quarantine_rounds,
+                penalty_thousandths=round(economy.penalty * 1_000),
+            ),
+            unbonding_blocks=economy.unbonding_blocks,
+            jail_blocks=economy.jail_blocks,
+            downtime_window_blocks=economy.downtime_window_blocks,
+            max_missed_blocks=round(economy.downtime_missed * economy.downtime_window_blocks),
         ),
         later_budget=sum(
             entry.task.round_budget * entry.task.rounds * network.shards for entry in later
         ),
+        device_balance=economy.device_deposit,
+        num_delegators=economy.delegators,
+        delegator_balance=economy.delegator_stake,
     )
     data = make_fleet_data(scenario, program, seed=chosen, folder=folder)
     return Stage(

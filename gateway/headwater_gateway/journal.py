@@ -64,6 +64,10 @@ class Journal:
             return
         for number in range(self._rounds.get(chain, 0) + 1, shard.last_round + 1):
             round_ = state.get(ROUNDS, round_key(RoundNumber(number)))
+            if round_ is None and number < shard.last_round:
+                # Forgotten by the ledger, and told before the last start.
+                self._rounds[chain] = RoundNumber(number)
+                continue
             if round_ is None or round_.phase is not RoundPhase.CLOSED:
                 break
             self._rounds[chain] = round_.number

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from headwater_gateway.config import BrokerConfig, GatewayConfig, ShardConfig
 from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
+from headwater_gateway.office import OfficeWatch, require_known, require_power
 from headwater_gateway.registrar.service import RegistrarService, open_registrar
 from headwater_gateway.registrar.setup import make_broker_tls
 from headwater_gateway.shell.broker import embedded_broker
@@ -39,6 +40,9 @@ from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
 from headwater_protocol.errors import ConfigError, HeadwaterError, InvalidMessage, OutOfBounds
 from headwater_protocol.identifiers import MAIN_CHAIN, AccountId, ChainId, ValidatorId
 from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
+from headwater_shard.layout import DataFolder
+from headwater_shard.state.state import State
+from headwater_shard.tools.reading import read_chain
 
 logger = logging.getLogger("headwater.gateway")
 
@@ -63,11 +67,15 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
         keys[shard.shard] = tuple(
             load_key(path, key=f"{shard.key}.keys") for path in shard.delegate_keys
         )
-        if config.comet is None:
-            _require_power(genesis, shard.shard, keys[shard.shard], key=f"{shard.key}.keys")
     every_key = [key for shard in sorted(keys) for key in keys[shard]]
+    states = _read_states(config, genesis)
+    require_known(
+        genesis,
+        states[MAIN_CHAIN],
+        {f"{shard.key}.keys": keys[shard.shard] for shard in config.shards},
+    )
     if config.comet is None:
-        _require_power(genesis, MAIN_CHAIN, every_key, key="shards")
+        require_power(genesis, states, every_key, name="shards")
     return ServiceSetup(
         genesis=genesis,
         folder=config.folder,
@@ -92,6 +100,13 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
             storage=config.storage,
         ),
     )
+
+
+def _read_states(config: GatewayConfig, genesis: Genesis) -> dict[ChainId, State]:
+    """The last states of the chains that are hosted here; those of the genesis at first."""
+    folder = DataFolder(config.folder)
+    chains = (MAIN_CHAIN, *(shard.shard for shard in config.shards))
+    return {chain: read_chain(folder, genesis, chain).state for chain in chains}
 
 
 def load_genesis(config: GatewayConfig) -> Genesis:
@@ -237,6 +252,9 @@ async def _serve(
             return
         for line in journal.note(chain, result.tip.state):
             logger.info(line)
+        if chain == MAIN_CHAIN:
+            for line in office.note(result.tip.state):
+                logger.warning(line)
         if until_complete and chain == MAIN_CHAIN and is_complete(result.tip.state):
             stop.set()
 
@@ -245,6 +263,11 @@ async def _serve(
     )
     states = {chain: host.state for chain, host in service.hosts.items()}
     journal = Journal(states, service.metrics)
+    office = OfficeWatch(
+        states[MAIN_CHAIN],
+        shards=[shard.shard for shard in setup.shards],
+        keys=[key for shard in setup.shards for key in shard.keys],
+    )
     heights = " ".join(f"{chain}={service.hosts[chain].height}" for chain in sorted(states))
     network = genesis_network(setup.genesis).hex()
     logger.info("event=started network=%s broker=%s %s", network[:16], broker, heights)
@@ -344,28 +367,6 @@ def _require_labels(part: Dataset, program: Program | None) -> NDArray[np.int32]
     if program is not None and highest >= program.num_classes:
         raise OutOfBounds(f"label {highest} for a program of {program.num_classes} classes")
     return part.labels
-
-
-def _require_power(
-    genesis: Genesis, chain: ChainId, keys: Sequence[SecretKey], *, key: str
-) -> None:
-    """Check that these keys can finalize blocks by themselves, as the embedded engine has to."""
-    committee = genesis.committee(chain)
-    seen: set[ValidatorId] = set()
-    for entry in keys:
-        name = entry.validator.hex()[:16]
-        if committee.power_of(entry.validator) == 0:
-            raise ConfigError(key, f"{name}… is no delegate of {chain}", fix="name another key")
-        if entry.validator in seen:
-            raise ConfigError(key, f"{name}… comes twice", fix="name each key once")
-        seen.add(entry.validator)
-    power = committee.power_of_all(seen)
-    if not committee.is_quorum(power):
-        raise ConfigError(
-            key,
-            f"these keys hold {power} of {committee.total_power} of the power of {chain}",
-            fix="one process hosts more than two thirds of each chain's delegates",
-        )
 
 
 def _load_registrar(config: GatewayConfig, genesis: Genesis) -> SecretKey | None:

@@ -5,6 +5,7 @@ genesis.cbor              canonical bytes of the genesis
 main/ledger.sqlite        the main chain
 <shard>/ledger.sqlite     one for each shard that is hosted here
 blobs/segment-*.blobs     models, programs and payloads
+inbox/*.tx                signed transactions that a running gateway submits
 ```
 """
 
@@ -18,6 +19,7 @@ GENESIS_NAME: Final = "genesis.cbor"
 LEDGER_NAME: Final = "ledger.sqlite"
 BLOBS_NAME: Final = "blobs"
 EPOCHS_NAME: Final = "epochs"
+INBOX_NAME: Final = "inbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class DataFolder:
     def epochs(self) -> Path:
         """The folder of the proofs of epochs."""
         return self.chain(MAIN_CHAIN) / EPOCHS_NAME
+
+    @property
+    def inbox(self) -> Path:
+        """The folder of transactions that people bring."""
+        return self.path / INBOX_NAME
 
     def list_ledgers(self) -> tuple[ChainId, ...]:
         """The names of the folders that hold a ledger, sorted; reads the folder.

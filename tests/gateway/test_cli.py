@@ -173,7 +173,7 @@ def change_validation(net: Path) -> None:
     [
         (break_network, "network: "),
         (break_key, "shards[1].keys: "),
-        (drop_keys, "of the power of shard-1; one process hosts more than two thirds"),
+        (drop_keys, "of the power, without "),
         (break_validation, "shards[1].validation: an example has 3 values"),
         (shrink_validation, "shards[1].validation: 3 examples for 4 delegates"),
         (mislabel_validation, "shards[1].validation: label 10 for a program of 10 classes"),

@@ -6,15 +6,17 @@ import pytest
 
 from headwater_protocol.chain.market import (
     ClaimRewards,
+    CloseTask,
     LockDeposit,
     OpenTask,
     SettleDeposit,
 )
+from headwater_protocol.chain.round import RoundPhase
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import AdoptTask
+from headwater_protocol.chain.transaction import AdoptTask, Transfer
 from headwater_protocol.crypto.hashing import Domain, blob_digest
 from headwater_protocol.crypto.signing import SecretKey
-from headwater_protocol.identifiers import ChainId, TaskId, Units
+from headwater_protocol.identifiers import ChainId, TaskId, TimeMs, Units
 from headwater_protocol.messages.announcement import task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.market.records import DEPOSITS, TASKS
@@ -22,9 +24,12 @@ from headwater_shard.mainchain.records import CANDIDATES, MAIN, MAIN_KEY
 from headwater_shard.shardchain.records import DEVICES, PENALTIES, SHARD_KEY
 from tests.support.ledgers import (
     adopt,
+    adopt_body,
+    attest_merge,
     commit_body,
     delegates,
     execute,
+    main_of,
     open_round,
     reasons,
     refusal,
@@ -236,6 +241,105 @@ def test_the_next_task_is_refused(how, reason):
             few = replace(body.certificate, signatures=body.certificate.signatures[:1])
             body = replace(body, certificate=few)
     assert refusal(chain, chain.sign(key("bob"), body)) is reason
+
+
+def prove_task(market: Market, task: TaskId) -> AdoptTask:
+    block, certificate = market.main.blocks[-1]
+    entry = market.main.app.state.get(TASKS, task_key(task))
+    assert entry is not None
+    return AdoptTask(
+        entry=entry,
+        proof=market.main.app.query("tasks", task_key(task)).proof,
+        header=block.header,
+        certificate=certificate,
+    )
+
+
+def close(market: Market) -> AdoptTask:
+    """The sponsor ends the first task; what proves it to a shard."""
+    task = market.cast.genesis.task.task
+    execute(market.main, market.main.sign(market.cast.sponsor, CloseTask(task=task)))
+    return prove_task(market, task)
+
+
+def test_a_closed_task_ends_with_its_open_round_and_returns_what_is_unspent():
+    market = make_market()
+    supply, before = market.supply, market.balance(market.cast.sponsor)
+    market.play()
+    chain = market.shard()
+    open_round(chain)
+    body = close(market)
+    execute(chain, chain.sign(key("bob"), body))
+    assert chain.round.phase is RoundPhase.COLLECT
+    assert refusal(chain, chain.sign(key("bob"), body)) is ReasonCode.DUPLICATE
+    market.play()
+    assert market.is_final()
+    assert (shard_of(chain).last_round, shard_of(chain).is_finished) == (2, True)
+    chain.block(after_ms=10_000)
+    assert shard_of(chain).last_round == 2
+    market.claim_all()
+    assert sum(market.rewards().values()) == 2 * BUDGET
+    assert market.balance(market.cast.sponsor) == before + 2 * BUDGET
+    assert (market.pot().units, market.supply) == (0, supply)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_task_that_is_closed_between_rounds_ends_at_once(rounds):
+    market = make_market(enrols=rounds > 0, task=make_task(rounds=4, min_updates=1))
+    chain, before = market.shard(), market.balance(market.cast.sponsor)
+    if rounds:
+        market.play(devices=market.devices[chain.chain])
+        shard = replace(shard_of(chain), last_closed_ms=TimeMs(chain.now_ms + 10**9))
+        chain.app._state = chain.app.state.updated({"chain": {SHARD_KEY: shard}})
+    execute(chain, chain.sign(key("bob"), close(market)))
+    market.settle_all()
+    assert market.is_final()
+    assert shard_of(chain).last_round == rounds
+    assert market.balance(market.cast.sponsor) == before + (4 - rounds) * BUDGET
+    task = make_task(task=TaskId("second"), rounds=1, round_budget=Units(300))
+    if main_of(market.main).is_merging:
+        attest_merge(market.main, shard_of(chain).model)
+        execute(chain, chain.sign(key("bob"), adopt_body(market.main)))
+    execute(market.main, market.main.sign(key("alice"), OpenTask(task=task)))
+    execute(chain, chain.sign(key("bob"), prove_task(market, task.task)))
+    assert (shard_of(chain).task, shard_of(chain).is_closing) == (task.task, False)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("unknown", ReasonCode.UNKNOWN_TASK),
+        ("of somebody else", ReasonCode.NOT_PERMITTED),
+        ("finished", ReasonCode.WRONG_PHASE),
+        ("twice", ReasonCode.DUPLICATE),
+    ],
+)
+def test_closing_a_task_is_refused(how, reason):
+    market = make_market(task=make_task(rounds=1))
+    sender, task = market.cast.sponsor, market.cast.genesis.task.task
+    match how:
+        case "unknown":
+            task = TaskId("nothing")
+        case "of somebody else":
+            sender = key("alice")
+        case "finished":
+            finish(market)
+        case "twice":
+            execute(market.main, market.main.sign(sender, CloseTask(task=task)))
+    assert refusal(market.main, market.main.sign(sender, CloseTask(task=task))) is reason
+
+
+def test_a_shard_does_not_close_a_task_that_its_sponsor_has_not():
+    market = make_market()
+    chain = market.shard()
+    execute(
+        market.main,
+        market.main.sign(key("alice"), Transfer(recipient=key("bob").account, amount=Units(1))),
+    )
+    body = prove_task(market, market.cast.genesis.task.task)
+    assert refusal(chain, chain.sign(key("bob"), body)) is ReasonCode.DUPLICATE
+    forged = replace(body, entry=replace(body.entry, is_closing=True))
+    assert refusal(chain, chain.sign(key("bob"), forged)) is ReasonCode.BAD_PROOF
 
 
 @pytest.mark.parametrize(

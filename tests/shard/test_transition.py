@@ -39,7 +39,7 @@ SHARD_KINDS = {
     "attest-model/1",
     "sign-checkpoint/1",
     "adopt-epoch/1",
-    "adopt-task/1",
+    "adopt-task/2",
 }
 
 

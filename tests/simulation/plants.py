@@ -18,7 +18,10 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.application import LedgerApplication
 from headwater_shard.engine.bft import signer, votes
 from headwater_shard.mainchain import ledger as mainchain
-from headwater_shard.mainchain.records import ACCOUNTS
+from headwater_shard.mainchain.justice import downtime, penalty
+from headwater_shard.mainchain.market import claims
+from headwater_shard.mainchain.records import ACCOUNTS, MAIN, MAIN_KEY
+from headwater_shard.mainchain.staking import election
 from headwater_shard.shardchain import checkpoints, collect, rounds
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -142,6 +145,54 @@ def forget_votes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(signer.Signer, "_may_sign", lambda *_: True)
 
 
+def punish_at_once(patch: pytest.MonkeyPatch) -> None:
+    """I12: one certificate without a delegate's signature is downtime."""
+    count = downtime.count_downtime
+
+    def wrong(draft: Any, parameters: Any, context: Any) -> None:
+        count(draft, replace(parameters, max_missed_blocks=0), context)
+
+    patch.setattr(mainchain, "count_downtime", wrong)
+
+
+def elect_by_first_stake(patch: pytest.MonkeyPatch) -> None:
+    """I13: an election takes the powers of the last epoch, whatever became of the stake."""
+    elect = election.elect_delegates
+
+    def wrong(state: Any, parameters: Any) -> Any:
+        elected = elect(state, parameters)
+        main = state.get(MAIN, MAIN_KEY)
+        return {who: main.committee.power_of(who) or power for who, power in elected.items()}
+
+    patch.setattr(election, "elect_delegates", wrong)
+
+
+def burn_half(patch: pytest.MonkeyPatch) -> None:
+    """I14: half of what is to be burned goes to somebody."""
+    burn = penalty.burn
+
+    def wrong(draft: Any, units: int) -> None:
+        burn(draft, units // 2)
+        key, account = draft.sorted_items(ACCOUNTS)[0]
+        draft.put(
+            ACCOUNTS, key, replace(account, balance=Units(account.balance + units - units // 2))
+        )
+
+    patch.setattr(penalty, "burn", wrong)
+
+
+def pay_somebody_else(patch: pytest.MonkeyPatch) -> None:
+    """I15: all rewards of a batch of claims go to its first account."""
+    pay = claims.pay_account
+    first: list[Any] = []
+
+    def wrong(draft: Any, account: Any, units: int) -> None:
+        first.append(account)
+        pay(draft, first[0], units)
+
+    patch.setattr(claims, "pay_account", wrong)
+
+
 def _bump(compute: Compute, model: Digest | None) -> Digest | None:
     if model is None:
         return None
@@ -163,4 +214,8 @@ PLANTS: dict[str, Plant] = {
     "I9": promise_early,
     "I10": forget_rounds,
     "I11": forget_votes,
+    "I12": punish_at_once,
+    "I13": elect_by_first_stake,
+    "I14": burn_half,
+    "I15": pay_somebody_else,
 }

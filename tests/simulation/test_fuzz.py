@@ -57,3 +57,9 @@ def test_leaving_a_part_out_leaves_the_others_as_they_are() -> None:
         less = to_json(draw_scenario(seed, without=frozenset({"loss", "attackers"})))
         for key in ("devices", "rounds", "task", "network", "fleet", "churn", "delegates"):
             assert whole[key] == less[key]
+
+
+def test_a_run_ends_where_an_election_seats_liars_on_a_third_of_a_committee() -> None:
+    outcome = try_seed(94)
+    assert outcome.is_beyond
+    assert outcome.invariant is None

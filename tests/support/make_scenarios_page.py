@@ -24,6 +24,7 @@ SECTIONS = (
     ("[[faults]]", model.Fault),
     ("[[attackers]]", model.Attackers),
     ("[delegates]", model.Delegates),
+    ("[economy]", model.Economy),
     ("[output]", model.Output),
 )
 HEAD = """\

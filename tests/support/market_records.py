@@ -13,6 +13,7 @@ from headwater_protocol.chain.market import (
     BuyLicence,
     ClaimRewards,
     ClaimRoyalties,
+    CloseTask,
     GrantAccess,
     LockDeposit,
     MarketBody,
@@ -47,6 +48,7 @@ TASK = SponsoredTask(
     sponsor=key("sponsor").account,
     open_shards=1,
     returned=Units(0),
+    is_closing=True,
 )
 
 
@@ -55,6 +57,7 @@ def make_market_bodies() -> list[MarketBody]:
     account, device = AccountId(ACCOUNTS[0]), key("device-0").device
     return [
         OpenTask(task=make_task()),
+        CloseTask(task=TASK.task.task),
         ClaimRewards(
             shard=SHARD,
             checkpoint=3,

@@ -8,11 +8,16 @@ from headwater_firmware_sim.results import (
     CheckpointRow,
     DeviceRoundRow,
     DeviceRow,
+    EconomyRow,
+    ElectionRow,
     FaultRow,
     FinalRow,
     GlobalRow,
+    HoldingsRow,
+    PenaltyRow,
     RoundRow,
     RunResult,
+    SeatRow,
 )
 
 ROUND_MS = 20_000
@@ -47,6 +52,9 @@ def make_result(
             brownouts=index % 3,
             torn_writes=index % 2,
             battery_thousandths=1_000 - index,
+            deposit=1_000,
+            penalty=500 if index % 8 == 7 else 0,
+            quarantines=3 if index % 8 == 7 else 0,
         )
         for index in range(devices)
     ]
@@ -125,6 +133,53 @@ def make_result(
             CheckpointRow(shard=shard, number=number, at_ms=number * 2 * ROUND_MS + 1_000 + index)
             for number in range(1, rounds // 2 + 1)
             for index, shard in enumerate(names)
+        ),
+        elections=tuple(
+            ElectionRow(
+                epoch=number,
+                at_ms=merges[number - 1].at_ms if number else 0,
+                height=10 * number,
+                delegates=4 * shards - (number > 0),
+                voting_power=4_000_000 * shards,
+                moved=number % 2,
+                left=int(number == 1),
+            )
+            for number in range(len(merges) + 1)
+        ),
+        seats=tuple(
+            SeatRow(
+                epoch=number,
+                shard=shard,
+                validator=f"{4 * names.index(shard) + seat:064x}",
+                voting_power=1_000_000,
+                behaviour="all" if seat == 3 else HONEST,
+            )
+            for number in range(len(merges) + 1)
+            for shard in names
+            for seat in range(4)
+        ),
+        penalties=(
+            PenaltyRow(
+                at_ms=21_000,
+                validator=f"{3:064x}",
+                behaviour="all",
+                offence="double_vote",
+                chain="shard-0",
+                place=7,
+                height=9,
+                slashed=50_000,
+                rewarded=5_000,
+                tombstoned=True,
+            ),
+        ),
+        economy=EconomyRow(
+            supply_before=10**9,
+            supply_after=10**9,
+            round_budgets_paid=sum(rewards.values()),
+            rewards_paid=sum(rewards.values()),
+            burned=46_500,
+            attackers=HoldingsRow(before=3_000, after=1_500, least_change=-500, most_change=-500),
+            honest=HoldingsRow(before=21_000, after=31_000, least_change=90, most_change=600),
         ),
         faults=faults if with_faults else (),
         fleet=tuple(fleet),

@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from headwater_firmware_sim.demo.economy import EconomyReport
-from headwater_firmware_sim.demo.epochs import count_committees, describe_epochs
-from headwater_firmware_sim.demo.evidence import EvidenceReport
-from headwater_firmware_sim.demo.json_value import JsonValue
+from headwater_firmware_sim.economy.account import EconomyReport
+from headwater_firmware_sim.economy.epochs import count_committees, describe_epochs
+from headwater_firmware_sim.economy.evidence import EvidenceReport
+from headwater_firmware_sim.output.result_json import to_json
+from headwater_firmware_sim.results import EconomyRow, JsonValue
 from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
 from headwater_protocol.reasons import ReasonCode
@@ -128,8 +129,8 @@ class DemoReport:
                     if device not in self.attackers
                 ),
             },
-            "economy": self.economy.to_json(self.attackers)
-            | {
+            "economy": {
+                **_plain(self.economy.summarize(self.attackers)),
                 "evidence": [entry.to_json() for entry in self.evidence],
                 "epochs": describe_epochs(self.epochs),
                 "different_committees": count_committees(self.epochs),
@@ -145,6 +146,11 @@ class DemoReport:
             },
             "wall_ms": self.wall_ms,
         }
+
+
+def _plain(row: EconomyRow) -> dict[str, JsonValue]:
+    value = to_json(row)
+    return value if isinstance(value, dict) else {}
 
 
 def _by_reason(counts: Counter[ReasonCode]) -> JsonValue:

@@ -16,12 +16,12 @@ from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.state import DeviceState
 from headwater_firmware_sim.attack import Attack
 from headwater_firmware_sim.byzantine import ByzantineService
-from headwater_firmware_sim.demo.economy import is_paid_out, read_economy
-from headwater_firmware_sim.demo.epochs import list_epochs
-from headwater_firmware_sim.demo.evidence import list_evidence
 from headwater_firmware_sim.demo.options import DemoOptions
 from headwater_firmware_sim.demo.report import DemoReport, RoundReport
 from headwater_firmware_sim.demo.scene import Scene, make_scene
+from headwater_firmware_sim.economy.account import is_paid_out, read_economy
+from headwater_firmware_sim.economy.epochs import list_epochs
+from headwater_firmware_sim.economy.evidence import list_evidence
 from headwater_firmware_sim.live.device import LiveDevice
 from headwater_firmware_sim.live.fleet import SharedTrainer, run_fleet
 from headwater_firmware_sim.verifier import RememberingVerifier

@@ -10,21 +10,18 @@ from headwater_firmware_sim.data.digits import load_digits
 from headwater_firmware_sim.data.examples import Examples
 from headwater_firmware_sim.data.partition import split_dirichlet
 from headwater_firmware_sim.demo.options import DemoOptions
+from headwater_firmware_sim.economy.deposits import lock_deposit
 from headwater_firmware_sim.network import NetworkPlan, plan_network
 from headwater_gateway.worker import ValidationData
 from headwater_models.initialization import initial_parameters
 from headwater_models.program import Program
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.incentives import Incentives
-from headwater_protocol.chain.market import LockDeposit
 from headwater_protocol.chain.task import Codec, OptimizerKind, Task, Training
-from headwater_protocol.chain.transaction import Transaction, sign_transaction
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.identifiers import (
-    MAIN_CHAIN,
     Digest,
-    Nonce,
     NumExamples,
     RoundNumber,
     Score,
@@ -68,21 +65,7 @@ class Scene:
     def lock_deposits(self) -> list[bytes]:
         """Each device's transaction that locks its deposit."""
         plan = self.plan
-        return [
-            sign_transaction(
-                key,
-                Transaction(
-                    network=plan.network,
-                    chain=MAIN_CHAIN,
-                    sender=key.account,
-                    nonce=Nonce(1),
-                    body=LockDeposit(
-                        device=key.device, shard=plan.shard_of(index), amount=Units(DEPOSIT)
-                    ),
-                ),
-            )
-            for index, key in enumerate(plan.devices)
-        ]
+        return [lock_deposit(plan, index, DEPOSIT) for index in range(len(plan.devices))]
 
 
 def make_task(options: DemoOptions, program: Program, initial_model: Digest) -> Task:

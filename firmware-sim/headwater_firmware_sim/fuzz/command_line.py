@@ -31,15 +31,16 @@ def fuzz_seeds(
         if part not in PARTS:
             raise ConfigError("--without", f"no part {part!r}", fix=f"use {', '.join(PARTS)}")
     started = time.monotonic()
-    virtual_ms = cpu_ms = blocks = 0
+    virtual_ms = cpu_ms = blocks = beyond = 0
     failures: list[Outcome] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("seeds", total=len(seeds))
         for outcome in _try_all(seeds, workers=workers or os.cpu_count() or 1, without=parts):
             progress.advance(task)
             virtual_ms += outcome.virtual_ms
-            cpu_ms += outcome.wall_ms
+            cpu_ms += outcome.processor_ms
             blocks += outcome.num_blocks
+            beyond += outcome.is_beyond
             if outcome.invariant is not None:
                 failures.append(outcome)
                 console.print(
@@ -58,6 +59,7 @@ def fuzz_seeds(
                         {"seed": one.seed, "invariant": one.invariant, "detail": one.detail}
                         for one in failures
                     ],
+                    "beyond_fault_model": beyond,
                     "replay": [one.command for one in smallest],
                     "blocks": blocks,
                     "simulated_s": virtual_ms // 1_000,
@@ -70,9 +72,10 @@ def fuzz_seeds(
         for one in smallest:
             console.print(f"{one.invariant}: replay with: {one.command}", soft_wrap=True)
         console.print(
-            f"{len(seeds)} seeds, {len(failures)} failed, {blocks} blocks, "
+            f"{len(seeds)} seeds, {len(failures)} failed, {beyond} ended early because liars were "
+            f"elected to a third of a committee, {blocks} blocks, "
             f"{virtual_ms / 1_000:,.0f} s simulated in {wall_s:.0f} s, "
-            f"{rate:,.0f} simulated seconds a second of one process"
+            f"{rate:,.0f} simulated seconds a second of processor time"
         )
     return 1 if failures else 0
 

@@ -15,6 +15,7 @@ from headwater_firmware_sim.scenario.model import (
     Data,
     Delegates,
     DeviceClass,
+    Economy,
     Fault,
     Network,
     Output,
@@ -28,12 +29,13 @@ ATTACKERS: Final = "attackers"
 SHARDS: Final = "shards"
 CHURN: Final = "churn"
 CLOCKS: Final = "clocks"
+ECONOMY: Final = "economy"
 DRAWN: Final = tuple(kind for kind in FaultKind if kind is not FaultKind.DISCONNECT)
 """Kinds of faults; one more would change what every seed stands for, and a lost broker is a
 disconnect of all."""
 PARTS: Final = (
     *(kind.value for kind in DRAWN),
-    *(BYZANTINE, ATTACKERS, SHARDS, CHURN, CLOCKS),
+    *(BYZANTINE, ATTACKERS, SHARDS, CHURN, CLOCKS, ECONOMY),
 )
 """What can be left out to make a failing seed smaller."""
 
@@ -63,6 +65,7 @@ def draw_scenario(seed: int, *, without: frozenset[str] = frozenset()) -> Scenar
     steps_per_s = rng.choice((0.002, 0.005, 0.02))
     bits = rng.choice((2, 4, 8))
     interval = rng.choice((1, 1, 2))
+    economy = _draw_economy(rng)
     return Scenario(
         name="fuzz",
         seed=seed,
@@ -100,7 +103,23 @@ def draw_scenario(seed: int, *, without: frozenset[str] = frozenset()) -> Scenar
         delegates=Delegates(
             byzantine=0 if BYZANTINE in without else byzantine, behaviour=behaviour
         ),
+        economy=Economy() if ECONOMY in without else economy,
         output=Output(device_rounds=False, evaluate=False),
+    )
+
+
+def _draw_economy(rng: random.Random) -> Economy:
+    """Deposits, and delegators whose stake leaves even a liar below a third of a committee."""
+    deposit = rng.choice((0, 1_000))
+    strikes = rng.choice((0, 1, 1, 2))
+    penalty = rng.choice((0.25, 1.0))
+    return Economy(
+        device_deposit=deposit,
+        quarantine_strikes=strikes,
+        penalty=penalty if strikes else 0.0,
+        delegators=rng.randint(0, 2),
+        unbonding_blocks=rng.choice((1, 10, 100_000)),
+        jail_blocks=rng.choice((1, 1_000)),
     )
 
 

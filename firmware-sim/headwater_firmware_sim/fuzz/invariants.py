@@ -1,9 +1,11 @@
-"""The invariants I1 to I11 of docs/ARCHITECTURE.md, looked at from outside after every block.
+"""The invariants I1 to I15 of docs/ARCHITECTURE.md, looked at from outside after every block.
 
 A follower of each chain executes every block again, without the executions that the replicas share,
 so that what the run believes is compared with what the blocks say.
 """
 
+from headwater_firmware_sim.fuzz.economy import EconomyInvariants
+from headwater_firmware_sim.fuzz.violation import Violation, require
 from headwater_firmware_sim.virtual.chain import ChainNode
 from headwater_firmware_sim.virtual.run import VirtualRun
 from headwater_gateway.machine.publisher import FinalizedTip
@@ -54,15 +56,6 @@ from headwater_shard.shardchain.records import (
 from headwater_shard.state.state import State
 
 
-class Violation(Exception):
-    """Something that must never happen has happened."""
-
-    def __init__(self, invariant: str, detail: str) -> None:
-        super().__init__(f"{invariant}: {detail}")
-        self.invariant = invariant
-        self.detail = detail
-
-
 class Invariants:
     """Watches one run; raises the first violation."""
 
@@ -81,6 +74,7 @@ class Invariants:
         self._checkpoints: dict[ChainId, Digest] = {}
         self._merges = 0
         self._supply = 0
+        self._economy: EconomyInvariants | None = None
         self.num_blocks = 0
 
     def watch(self, run: VirtualRun) -> None:
@@ -91,7 +85,9 @@ class Invariants:
             self._followers[chain] = LedgerApplication(
                 make_ledger(genesis, chain), run.world.verifier
             )
-        self._supply = compute_supply(self._followers[MAIN_CHAIN].state)
+        start = self._followers[MAIN_CHAIN].state
+        self._supply = compute_supply(start)
+        self._economy = EconomyInvariants(run, start)
         self._liars = run.liars
         run.world.broker.taps.append(self.on_publish)
 
@@ -109,7 +105,7 @@ class Invariants:
         vote = message.vote
         key = (message.validator, vote.chain, vote.height, vote.view, vote.kind)
         known = self._votes.setdefault(key, vote.block)
-        _require("I11", known == vote.block, f"{sender.hex()[:8]} voted twice: {vote}")
+        require("I11", known == vote.block, f"{sender.hex()[:8]} voted twice: {vote}")
 
     def on_publish(self, topic: str, payload: bytes) -> None:
         """The broker takes a message."""
@@ -119,12 +115,12 @@ class Invariants:
                 update = decode_update(payload)
                 digest = blob_digest(update.payload)
                 known = self._updates.setdefault((update.device, update.round), digest)
-                _require("I10", known == digest, f"{topic} has two updates of round {update.round}")
+                require("I10", known == digest, f"{topic} has two updates of round {update.round}")
             elif parsed.kind is TopicKind.RECEIPT:
                 receipt = decode_receipt(payload).receipt
                 if receipt.stage is Stage.INTAKE and receipt.reason is ReasonCode.OK:
                     held = self._commits.get((parsed.shard, receipt.round, receipt.device))
-                    _require(
+                    require(
                         "I9",
                         held == receipt.payload,
                         f"{topic} has a receipt for round {receipt.round}, the ledger no update",
@@ -139,14 +135,14 @@ class Invariants:
         digest = header_digest(header)
         key = (chain, header.height)
         known = self._blocks.setdefault(key, digest)
-        _require("I1", known == digest, f"{chain} has two blocks of height {header.height}")
+        require("I1", known == digest, f"{chain} has two blocks of height {header.height}")
         follower = self._followers[chain]
         if follower.height >= header.height:
             return
         self.num_blocks += 1
         context = make_context(final.block)
         execution = follower.finalize_block(context)
-        _require(
+        require(
             "I2",
             execution.state_root == header.state_root,
             f"{chain} block {header.height} replays to another root",
@@ -166,7 +162,7 @@ class Invariants:
         if isinstance(body, CommitUpdates):
             for commit in body.commits:
                 key = (chain, body.round, commit.device)
-                _require("I4", key not in self._commits, f"two updates of one device: {key}")
+                require("I4", key not in self._commits, f"two updates of one device: {key}")
                 self._commits[key] = commit.payload
         elif isinstance(body, PostCheckpoint):
             self._check_checkpoint(body.signed.checkpoint)
@@ -174,20 +170,20 @@ class Invariants:
     def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
         shard = checkpoint.shard
         root = self._roots.get((shard, checkpoint.height))
-        _require(
+        require(
             "I7",
             root == checkpoint.state_root,
             f"{shard} checkpoint {checkpoint.number} has no root of height {checkpoint.height}",
         )
         last = self._checkpoints.get(shard, Digest(bytes(32)))
-        _require(
+        require(
             "I7", last == checkpoint.previous, f"{shard} checkpoint {checkpoint.number} is not next"
         )
         self._checkpoints[shard] = checkpoint_digest(checkpoint)
 
     def _check_main(self, state: State) -> None:
         supply = compute_supply(state)
-        _require("I3", supply == self._supply, f"supply went from {self._supply} to {supply}")
+        require("I3", supply == self._supply, f"supply went from {self._supply} to {supply}")
         main, run = state.get(MAIN, MAIN_KEY), self._run
         if main is None or run is None:
             return
@@ -196,15 +192,20 @@ class Invariants:
             if merge is not None and merge.model is not None:
                 task = run.stage.plan.genesis.task
                 model = compute_merged_model(task, merge.inputs, fetch=run.blobs.get)
-                _require(
+                require(
                     "I8", blob_digest(model) == merge.model, f"merge {epoch} is not its inputs'"
                 )
         self._merges = main.epoch
+        if self._economy is not None:
+            self._economy.check(state)
 
     def _check_shard(self, chain: ChainId, state: State) -> None:
         record = state.get(SHARD, SHARD_KEY)
         if record is None:
             return
+        if self._economy is not None:
+            main = self._followers[MAIN_CHAIN].state
+            self._economy.check_shard(main, chain, record.epoch, record.committee)
         for number in range(self._rounds.get(chain, 0) + 1, record.last_round + 1):
             round_ = state.get(ROUNDS, round_key(RoundNumber(number)))
             if round_ is None or round_.phase is not RoundPhase.CLOSED:
@@ -226,7 +227,7 @@ class Invariants:
             correction=round_.correction,
             fetch=run.blobs.get,
         )
-        _require(
+        require(
             "I5",
             blob_digest(model) == round_.model,
             f"{chain} round {round_.number} has a model that its updates do not make",
@@ -237,14 +238,14 @@ class Invariants:
         if run is None:
             return
         budget = run.stage.plan.genesis.task.round_budget
-        _require(
+        require(
             "I6",
             round_.paid <= budget,
             f"{chain} round {round_.number} pays {round_.paid} of a budget of {budget}",
         )
         total = sum(balance.total for _, balance in state.items(REWARDS))
         before = self._paid.get(chain, 0)
-        _require(
+        require(
             "I6",
             total - before == round_.paid,
             f"{chain} round {round_.number} says {round_.paid} and pays {total - before}",
@@ -261,8 +262,3 @@ def _accepted(state: State, round_: Round) -> list[Commit]:
             if entry is not None and entry.reason is ReasonCode.OK:
                 accepted.append(commit)
     return accepted
-
-
-def _require(invariant: str, holds: bool, detail: str) -> None:
-    if not holds:
-        raise Violation(invariant, detail)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from headwater_firmware_sim.fuzz.draw import PARTS, SAFETY_S, draw_scenario
-from headwater_firmware_sim.fuzz.invariants import Invariants, Violation
+from headwater_firmware_sim.fuzz.invariants import Invariants
+from headwater_firmware_sim.fuzz.violation import LeftFaultModel, Violation
 from headwater_firmware_sim.scenario.model import Scenario
 from headwater_firmware_sim.stage import make_stage
 from headwater_firmware_sim.virtual.run import VirtualRun
@@ -28,8 +29,10 @@ class Outcome:
     """What did not hold; None if everything did."""
     detail: str
     virtual_ms: int
-    wall_ms: int
+    processor_ms: int
     num_blocks: int
+    is_beyond: bool = False
+    """Whether an election left the fault model, so that the run was not followed to its end."""
 
     @property
     def command(self) -> str:
@@ -40,12 +43,15 @@ class Outcome:
 
 def try_seed(seed: int, *, without: frozenset[str] = frozenset()) -> Outcome:
     """Run one seed's scenario and say what did not hold."""
-    started = time.monotonic()
+    started = time.process_time()
     scenario = draw_scenario(seed, without=without)
     run, invariants = make_watched_run(scenario)
     found: Violation | None = None
+    is_beyond = False
     try:
         _go(run)
+    except LeftFaultModel:
+        is_beyond = True
     except Violation as violation:
         found = violation
     except Exception as error:  # whatever escapes a core is a bug of ours as well
@@ -56,8 +62,9 @@ def try_seed(seed: int, *, without: frozenset[str] = frozenset()) -> Outcome:
         invariant=None if found is None else found.invariant,
         detail="" if found is None else found.detail,
         virtual_ms=run.elapsed_ms,
-        wall_ms=int((time.monotonic() - started) * 1_000),
+        processor_ms=int((time.process_time() - started) * 1_000),
         num_blocks=invariants.num_blocks,
+        is_beyond=is_beyond,
     )
 
 

@@ -23,6 +23,7 @@ from headwater_agent.device import Device
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_agent.state import DeviceState
+from headwater_firmware_sim.economy.account import is_paid_out
 from headwater_firmware_sim.fault_log import FaultLog
 from headwater_firmware_sim.fleet_rows import describe_fleet
 from headwater_firmware_sim.live.broker import LiveBroker, is_own_broker, open_broker
@@ -152,6 +153,7 @@ class _LiveRun:
                 broker_url=self._broker.url,
                 blobs=[stage.program.data, stage.initial_model],
                 registrar=plan.registrar,
+                transactions=stage.lock_deposits(),
             ),
             verifier=self._verifier,
             on_finalized=self._on_finalized,
@@ -301,6 +303,7 @@ class _LiveRun:
                 and not main.is_merging
                 and main.epoch_started_ms == 0
                 and all(entry.is_final for _, entry in tip.state.items(SHARDS))
+                and is_paid_out(tip.state)
             ):
                 self._done.set()
         else:
@@ -328,6 +331,10 @@ class _LiveRun:
             rounds=tuple(sorted(collector.rounds, key=lambda row: (row.closed_ms, row.shard))),
             globals=tuple(collector.globals),
             checkpoints=tuple(collector.checkpoints),
+            elections=tuple(collector.elections),
+            seats=tuple(collector.seats),
+            penalties=tuple(collector.penalties),
+            economy=collector.economy(hosts[MAIN_CHAIN].state),
             faults=self._log.rows,
             fleet=describe_fleet(
                 stage, {shard: hosts[shard].state for shard in shards}, self._devices

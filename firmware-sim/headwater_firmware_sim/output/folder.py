@@ -5,6 +5,7 @@ result.json                                  everything but the devices by round
 report.html                                  the picture
 rounds.csv devices.csv device_rounds.csv     tables, and the same as .parquet with pyarrow
 globals.csv checkpoints.csv faults.csv
+elections.csv seats.csv penalties.csv
 ```
 """
 

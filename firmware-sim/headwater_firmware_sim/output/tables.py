@@ -14,14 +14,27 @@ from headwater_firmware_sim.results import (
     CheckpointRow,
     DeviceRoundRow,
     DeviceRow,
+    ElectionRow,
     FaultRow,
     GlobalRow,
+    PenaltyRow,
     RoundRow,
     RunResult,
+    SeatRow,
 )
 
 Cell = bool | int | float | str | None
-Row = RoundRow | DeviceRoundRow | DeviceRow | GlobalRow | CheckpointRow | FaultRow
+Row = (
+    RoundRow
+    | DeviceRoundRow
+    | DeviceRow
+    | GlobalRow
+    | CheckpointRow
+    | ElectionRow
+    | SeatRow
+    | PenaltyRow
+    | FaultRow
+)
 
 TABLES: Final[Mapping[str, type[Row]]] = {
     "rounds": RoundRow,
@@ -29,6 +42,9 @@ TABLES: Final[Mapping[str, type[Row]]] = {
     "device_rounds": DeviceRoundRow,
     "globals": GlobalRow,
     "checkpoints": CheckpointRow,
+    "elections": ElectionRow,
+    "seats": SeatRow,
+    "penalties": PenaltyRow,
     "faults": FaultRow,
 }
 """The tables of a run by name, as files and attributes are called."""
@@ -90,6 +106,9 @@ def make_table(result: RunResult, name: str) -> Table:
         "device_rounds": result.device_rounds,
         "globals": result.globals,
         "checkpoints": result.checkpoints,
+        "elections": result.elections,
+        "seats": result.seats,
+        "penalties": result.penalties,
         "faults": result.faults,
     }
     reasons = tuple(sorted({reason for row in result.rounds for reason in row.rejected}))

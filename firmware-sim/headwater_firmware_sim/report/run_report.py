@@ -8,6 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from headwater_firmware_sim.report import measures
 from headwater_firmware_sim.report.chart import BarChart, Chart, DataTable, Tile, show
+from headwater_firmware_sim.report.economy import (
+    chart_deposits,
+    list_units,
+    make_economy_tiles,
+    table_elections,
+    table_penalties,
+)
 from headwater_firmware_sim.report.measures import RoundTotals, list_round_totals, share
 from headwater_firmware_sim.report.numbers import (
     format_bytes,
@@ -36,6 +43,9 @@ def render_report(result: RunResult) -> str:
     if any(row.backdoor is not None for row in result.rounds):
         learning.append(chart_backdoor(result))
     attackers: tuple[Chart | BarChart, ...] = (chart_caught(totals),) if result.attackers else ()
+    rewards: list[Chart | BarChart] = [chart_rewards(result), chart_fairness(result)]
+    if any(row.deposit for row in result.fleet):
+        rewards.append(chart_deposits(result))
     return render_page(
         Page(
             title=result.title or result.scenario,
@@ -53,11 +63,14 @@ def render_report(result: RunResult) -> str:
                         *attackers,
                     ),
                 ),
-                Section(title="Rewards", charts=(chart_rewards(result), chart_fairness(result))),
+                Section(title="Rewards", charts=tuple(rewards)),
             ),
             details=(
                 ("Where it ended", _table_of(_list_final(result), "result.json")),
                 ("Devices by class", _table_classes(result.fleet)),
+                ("Units", _table_of(list_units(result), "result.json")),
+                ("Elections", table_elections(result)),
+                ("Delegates punished", table_penalties(result)),
                 (
                     "Counts",
                     _table_of(
@@ -135,6 +148,7 @@ def _make_tiles(result: RunResult, totals: Sequence[RoundTotals]) -> tuple[Tile,
             value=show(fairness.gini, format_index),
             note=f"honest devices; Jain {show(fairness.jain, format_index)}",
         ),
+        *make_economy_tiles(result),
         Tile(
             name="Checkpoints",
             value=f"{len(result.checkpoints):,}",

@@ -15,6 +15,7 @@ from headwater_firmware_sim.report.chart import (
     make_line,
     show,
 )
+from headwater_firmware_sim.report.economy import list_delegate_lanes
 from headwater_firmware_sim.report.measures import list_round_totals
 from headwater_firmware_sim.report.numbers import TIME_STEPS_MS, format_share, format_time
 from headwater_firmware_sim.results import FaultRow, RunResult
@@ -38,8 +39,8 @@ def chart_accuracy(result: RunResult) -> Chart:
         title="Accuracy on held-out examples",
         caption=(
             "Each shard's model when its round closed, and the merged model of the main chain. "
-            "Below, on the same axis: checkpoints settled, merges, and what the scenario broke; "
-            "faults that last are shaded."
+            "Below, on the same axis: checkpoints settled, merges, elections, delegates punished, "
+            "and what the scenario broke; faults that last are shaded."
         ),
         x=Axis(
             label="virtual time" if result.mode == "virtual" else "time",
@@ -51,7 +52,11 @@ def chart_accuracy(result: RunResult) -> Chart:
         y=Axis(label="accuracy", top=1.0, format=format_share),
         lines=(*_shard_lines(result), _global_line(result)),
         bands=tuple(_mark(row) for row in lasting),
-        lanes=(*_checkpoint_lanes(result), *_fault_lanes(result)),
+        lanes=(
+            *_checkpoint_lanes(result),
+            *list_delegate_lanes(result),
+            *_fault_lanes(result),
+        ),
         table=DataTable(
             columns=("closed at", "shard", "round", "accuracy", "loss"),
             rows=tuple(

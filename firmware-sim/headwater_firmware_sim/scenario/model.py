@@ -235,6 +235,33 @@ class Delegates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Economy:
+    """Deposits and penalties of devices, none by default, and the terms of delegates."""
+
+    device_deposit: Annotated[int, Between(0, 1_000_000_000)] = 0
+    """Units that each device holds at the start and locks; without them it is not enrolled."""
+    quarantine_strikes: Annotated[int, Between(0, 1_000)] = 0
+    """Refusals, less accepted updates, at which a device is left out; 0 leaves nobody out."""
+    quarantine_rounds: Annotated[int, Between(1, 1_000_000)] = 1
+    """Rounds for which it is left out."""
+    penalty: Annotated[float, SHARE] = 0.0
+    """Of its deposit, what each time after the first one costs."""
+    delegators: Annotated[int, Between(0, 1_000)] = 0
+    """Accounts that lend stake to a delegate, and move it or take it back after each election; in
+    virtual time alone."""
+    delegator_stake: Annotated[int, Between(1, 1_000_000_000)] = 100_000
+    """Units that each of them holds; a delegate starts with 1,000,000 of its own."""
+    unbonding_blocks: Annotated[int, Between(1, 2**32)] = 100_000
+    """Of the main chain, for which stake that left a delegate can still be slashed."""
+    jail_blocks: Annotated[int, Between(1, 2**32)] = 1_000
+    """Of the main chain, for which a jailed delegate cannot ask out."""
+    downtime_window_blocks: Annotated[int, Between(1, 2**32)] = 1_000
+    """Of the main chain, over which the certificates that a delegate missed are counted."""
+    downtime_missed: Annotated[float, SHARE] = 0.6
+    """Share of a window that a delegate may miss; more is downtime."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """What is kept of a run."""
 
@@ -267,6 +294,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     attackers: tuple[Attackers, ...] = ()
     delegates: Delegates = field(default_factory=Delegates)
+    economy: Economy = field(default_factory=Economy)
     output: Output = field(default_factory=Output)
 
     @property

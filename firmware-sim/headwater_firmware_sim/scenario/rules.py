@@ -10,6 +10,7 @@ from headwater_firmware_sim.scenario.kinds import PartitionKind, Placement, Sour
 from headwater_firmware_sim.scenario.lines import Path as KeyPath
 from headwater_firmware_sim.scenario.model import Attackers, Scenario
 from headwater_models.program import list_programs
+from headwater_protocol.chain.genesis import MAX_GENESIS_ACCOUNTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class Problem:
 
 def find_problem(scenario: Scenario, folder: Path) -> Problem | None:
     """The first thing that is wrong with a scenario whose fields are each in range."""
-    checks = (_check_name, _check_fleet, _check_attackers, _check_delegates)
+    checks = (_check_name, _check_fleet, _check_attackers, _check_delegates, _check_economy)
     for check in checks:
         problem = check(scenario)
         if problem is not None:
@@ -113,6 +114,24 @@ def _check_delegates(scenario: Scenario) -> Problem | None:
             path=("delegates", "crashing"),
             problem="needs a gateway a delegate",
             fix='set network.gateways = "delegate"',
+        )
+    return None
+
+
+def _check_economy(scenario: Scenario) -> Problem | None:
+    economy = scenario.economy
+    if economy.penalty and not economy.quarantine_strikes:
+        return Problem(
+            path=("economy", "penalty"),
+            problem="costs nobody anything without quarantine_strikes",
+            fix="say how many strikes a device has",
+        )
+    holders = (scenario.devices if economy.device_deposit else 0) + economy.delegators + 1
+    if holders > MAX_GENESIS_ACCOUNTS:
+        return Problem(
+            path=("economy", "device_deposit"),
+            problem=f"gives {holders} accounts units at the start",
+            fix=f"a genesis holds {MAX_GENESIS_ACCOUNTS}: fewer devices, or no deposit",
         )
     return None
 

@@ -1,13 +1,24 @@
 """Reads a run's rows off the ledgers as they grow; nothing of it flows back into the run."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from headwater_firmware_sim.economy.account import read_economy
+from headwater_firmware_sim.economy.evidence import list_evidence
+from headwater_firmware_sim.economy.rows import (
+    make_election_row,
+    make_penalty_row,
+    make_seat_rows,
+)
 from headwater_firmware_sim.results import (
     CheckpointRow,
     DeviceRoundRow,
+    EconomyRow,
+    ElectionRow,
     GlobalRow,
+    PenaltyRow,
     RoundRow,
+    SeatRow,
 )
 from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_firmware_sim.stage import Stage
@@ -17,13 +28,21 @@ from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import TOP_RANK, Round, RoundPhase
 from headwater_protocol.chain.task import Task
 from headwater_protocol.errors import InvalidMessage
-from headwater_protocol.identifiers import ChainId, DeviceId, Digest, RoundNumber
+from headwater_protocol.identifiers import (
+    ChainId,
+    DeviceId,
+    Digest,
+    EpochNumber,
+    RoundNumber,
+    ValidatorId,
+)
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.model.fixed_point import to_float32
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
+from headwater_shard.mainchain.justice.records import EVIDENCE
 from headwater_shard.mainchain.market.tasks import get_last_task
-from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
+from headwater_shard.mainchain.records import EPOCHS, MAIN, MAIN_KEY, MERGES, SHARDS
 from headwater_shard.round_model import decode_task_model
 from headwater_shard.shardchain.cohort import is_drawn
 from headwater_shard.shardchain.records import (
@@ -51,7 +70,17 @@ class Collector:
         trainer: FleetTrainer,
         blobs: Blobs,
         metrics: Callable[[], Sequence[Metrics]],
+        behaviours: Mapping[ValidatorId, str] | None = None,
     ) -> None:
+        """Start with nothing.
+
+        Args:
+            stage: What runs.
+            trainer: Evaluates models.
+            blobs: Where they are.
+            metrics: Of all gateways.
+            behaviours: Of the delegates that are not as they should be, in the scenario's words.
+        """
         self._stage = stage
         self._trainer = trainer
         self._blobs = blobs
@@ -67,6 +96,10 @@ class Collector:
         self.globals: list[GlobalRow] = []
         self.checkpoints: list[CheckpointRow] = []
         self.device_rounds: list[DeviceRoundRow] = []
+        self._behaviours = dict(behaviours or {})
+        self.elections: list[ElectionRow] = []
+        self.seats: list[SeatRow] = []
+        self.penalties: list[PenaltyRow] = []
 
     def on_shard(self, shard: ChainId, state: State, start_ms: int) -> tuple[RoundNumber, ...]:
         """Take in a shard's new state; the rounds that closed since the last one."""
@@ -111,6 +144,7 @@ class Collector:
             for number in range(self._settled[shard] + 1, entry.number + 1):
                 self.checkpoints.append(CheckpointRow(shard=shard, number=number, at_ms=elapsed_ms))
             self._settled[shard] = entry.number
+        self._follow_delegates(state, elapsed_ms)
         main = state.get(MAIN, MAIN_KEY)
         last = self.globals[-1].epoch if self.globals else 0
         if main is None or main.epoch == last:
@@ -130,6 +164,36 @@ class Collector:
                     model=merge.model.hex(),
                 )
             )
+
+    def economy(self, state: State) -> EconomyRow:
+        """Where the units are, by the main chain's state."""
+        plan = self._stage.plan
+        return read_economy(
+            plan.genesis,
+            state,
+            tuple(key.device for key in plan.devices),
+            earned=sum(row.paid for row in self.rounds),
+        ).summarize(
+            frozenset(
+                key.device
+                for key, casting in zip(plan.devices, self._stage.fleet, strict=True)
+                if casting.attack is not None
+            )
+        )
+
+    def _follow_delegates(self, state: State, elapsed_ms: int) -> None:
+        """Take in epochs that began and offences that were punished."""
+        before = None
+        number = len(self.elections)
+        if number:
+            before = state.get(EPOCHS, epoch_key(EpochNumber(number - 1)))
+        while (epoch := state.get(EPOCHS, epoch_key(EpochNumber(number)))) is not None:
+            self.elections.append(make_election_row(epoch, before, at_ms=elapsed_ms))
+            self.seats.extend(make_seat_rows(epoch, self._behaviours))
+            before, number = epoch, number + 1
+        if state.count(EVIDENCE) > len(self.penalties):
+            for entry in list_evidence(state)[len(self.penalties) :]:
+                self.penalties.append(make_penalty_row(entry, self._behaviours, at_ms=elapsed_ms))
 
     def evaluate(
         self, model: Digest, task: Task | None = None

@@ -205,6 +205,13 @@ class GatewayNode:
             self.arm(chain)
         return reason
 
+    def submit(self, chain: ChainId, transaction: bytes) -> ReasonCode:
+        """Queue a transaction that somebody brings here, and pass it on to the other gateways."""
+        reason = self.take(chain, transaction)
+        if reason is ReasonCode.OK:
+            self._gossip(self, chain, transaction)
+        return reason
+
     def on_finalized(self, chain: ChainId, tip: FinalizedTip) -> None:
         """A chain here has a new tip; told once the machines have had their turn."""
         self._world.clock.after(0, self._tell, self._generation, chain, tip)
@@ -286,10 +293,8 @@ class GatewayNode:
         if isinstance(effect, Publish):
             self._publish(effect)
         elif isinstance(effect, Submit):
-            reason = self.take(effect.chain, effect.transaction)
+            reason = self.submit(effect.chain, effect.transaction)
             machine.on_submitted(effect, reason, world.clock.now_ms)
-            if reason is ReasonCode.OK:
-                self._gossip(self, effect.chain, effect.transaction)
         elif isinstance(effect, PublishBlob):
             self._publish_blob(effect)
         elif isinstance(effect, ClearBlob):

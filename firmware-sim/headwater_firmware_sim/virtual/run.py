@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from headwater_firmware_sim.economy.account import is_paid_out
 from headwater_firmware_sim.fleet_rows import describe_fleet
 from headwater_firmware_sim.results import FinalRow, RunResult
 from headwater_firmware_sim.scenario.describe import to_json
@@ -25,6 +26,7 @@ from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.device import VirtualDevice, make_limits
 from headwater_firmware_sim.virtual.faults import Faults
 from headwater_firmware_sim.virtual.gateway import GatewayNode, GatewaySetup
+from headwater_firmware_sim.virtual.holders import Holders
 from headwater_firmware_sim.virtual.spill import LARGE_FLEET, ResidualSpill, SpilledBlobStore
 from headwater_firmware_sim.virtual.sponsor import Sponsor
 from headwater_firmware_sim.virtual.world import World
@@ -129,8 +131,10 @@ class VirtualRun:
             trainer=self.world.trainer,
             blobs=self.blobs,
             metrics=lambda: [gateway.metrics for gateway in self.gateways],
+            behaviours=self._behaviours(),
         )
         self._sponsor = Sponsor(self.world, blobs=self.blobs, submit=self._submit_for_sponsor)
+        self.holders = Holders(self.world, self.gateways)
         self.faults = Faults(self.world, devices=self.devices, gateways=self.gateways)
         self._started = time.monotonic()
         self._complete_ms: int | None = None
@@ -142,7 +146,7 @@ class VirtualRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard has closed and settled all its rounds and the last merge is done."""
+        """Whether all rounds are closed, settled and merged, and all rewards and deposits paid."""
         return self._complete_ms is not None
 
     @property
@@ -181,6 +185,7 @@ class VirtualRun:
             ]
         ]
         self.faults.plan(crashing if bad.crashing else [])
+        self.holders.start(self._state(MAIN_CHAIN))
 
     def run(self, *, on_progress: OnProgress | None = None) -> None:
         """From the start to the end of the last merge, or of the scenario."""
@@ -230,6 +235,10 @@ class VirtualRun:
             rounds=tuple(sorted(collector.rounds, key=lambda row: (row.closed_ms, row.shard))),
             globals=tuple(collector.globals),
             checkpoints=tuple(collector.checkpoints),
+            elections=tuple(collector.elections),
+            seats=tuple(collector.seats),
+            penalties=tuple(collector.penalties),
+            economy=collector.economy(main),
             faults=world.faults,
             fleet=describe_fleet(
                 stage, {shard: self._state(shard) for shard in heights}, self.devices
@@ -291,6 +300,17 @@ class VirtualRun:
         bad, keys = self.stage.scenario.delegates, self.stage.plan.delegates[shard]
         end = len(keys) - bad.crashing
         return {key.validator: bad.behaviour for key in keys[max(0, end - bad.byzantine) : end]}
+
+    def _behaviours(self) -> dict[ValidatorId, str]:
+        found = {
+            who: str(kind)
+            for shard in self.stage.plan.genesis.shards
+            for who, kind in self._liars(shard).items()
+        }
+        count = self.stage.scenario.delegates.crashing
+        for keys in self.stage.plan.delegates.values():
+            found |= {key.validator: "crashing" for key in keys[len(keys) - count :]}
+        return found
 
     def _make_gateway(self, setup: GatewaySetup, *, many: bool) -> GatewayNode:
         loud = {ByzantineKind.EQUIVOCATE, ByzantineKind.ALL}
@@ -397,6 +417,7 @@ class VirtualRun:
         if chain == MAIN_CHAIN:
             self.collector.on_main(state, self.elapsed_ms)
             self._sponsor.on_main(state)
+            self.holders.on_main(state)
         else:
             for number in self.collector.on_shard(chain, state, self.world.start_ms):
                 self._drop_payloads(state, RoundNumber(number - 1))
@@ -424,6 +445,7 @@ class VirtualRun:
             and not main.is_merging
             and main.epoch_started_ms == 0
             and all(entry.is_final for _, entry in tip.state.items(SHARDS))
+            and is_paid_out(tip.state)
         )
 
     # Results

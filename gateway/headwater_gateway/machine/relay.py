@@ -10,7 +10,7 @@ from typing import Final
 
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.genesis import Parameters
-from headwater_protocol.chain.market import ClaimRewards, SettleDeposit
+from headwater_protocol.chain.market import ClaimRewards, SettleDeposit, SponsoredTask
 from headwater_protocol.chain.transaction import AdoptEpoch, AdoptTask, PostCheckpoint
 from headwater_protocol.identifiers import ChainId, EpochNumber
 from headwater_protocol.light.update import EpochUpdate
@@ -104,19 +104,24 @@ def due_epoch(
 def due_task(
     shard_id: ChainId, shard_state: State, main: FinalizedTip
 ) -> Iterator[tuple[str, AdoptTask]]:
-    """The task that a sponsor opened after the one that the shard has finished."""
+    """The task after the one that the shard has finished, or that a sponsor has ended its own."""
     shard = shard_state.get(SHARD, SHARD_KEY)
-    if shard is None or not shard.is_finished or shard.adopted != shard.epoch:
+    if shard is None:
+        return
+    if not shard.is_finished:
+        current = main.state.get(TASKS, task_key(shard.task))
+        if current is not None and current.is_closing and not shard.is_closing:
+            yield f"{shard_id}/close/{current.number}", _prove_task(current, main)
         return
     entry = get_last_task(main.state)
-    if entry.number > shard.task_number:
-        key = task_key(entry.task.task)
-        yield (
-            f"{shard_id}/task/{entry.number}",
-            AdoptTask(
-                entry=entry,
-                proof=main.state.prove(TASKS.namespace, key),
-                header=main.block.header,
-                certificate=main.certificate,
-            ),
-        )
+    if shard.adopted == shard.epoch and entry.number > shard.task_number:
+        yield f"{shard_id}/task/{entry.number}", _prove_task(entry, main)
+
+
+def _prove_task(entry: SponsoredTask, main: FinalizedTip) -> AdoptTask:
+    return AdoptTask(
+        entry=entry,
+        proof=main.state.prove(TASKS.namespace, task_key(entry.task.task)),
+        header=main.block.header,
+        certificate=main.certificate,
+    )

@@ -57,11 +57,12 @@ class EpochArchive:
             raise StorageError(f"{target}: {error}") from error
 
     def get(self, epoch: EpochNumber) -> EpochUpdate | None:
-        """The proof of an epoch; None where it is missing or damaged."""
+        """The proof of an epoch; None where it is missing, damaged or another's."""
         try:
-            return decode_epoch_update(self._file(epoch).read_bytes())
+            update = decode_epoch_update(self._file(epoch).read_bytes())
         except (OSError, InvalidMessage):
             return None
+        return update if update.epoch.epoch == epoch else None
 
     def load(
         self, last: EpochNumber, *, genesis: Genesis, store: LedgerStore, verifier: Verifier

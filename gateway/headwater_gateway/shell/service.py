@@ -35,6 +35,7 @@ from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.shell.brokers import Brokers
 from headwater_gateway.shell.chain import ChainHost, ChainRunner, Host, StepResult
 from headwater_gateway.shell.exchange import BlobExchange, ExchangeSetup
+from headwater_gateway.shell.inbox import Inbox
 from headwater_gateway.worker import (
     Scorer,
     ValidationData,
@@ -62,6 +63,9 @@ from headwater_shard.blobs import BlobStore
 from headwater_shard.layout import DataFolder
 
 logger = logging.getLogger(__name__)
+
+INBOX_S: Final = 0.5
+"""Between two looks at the folder of transactions that people bring."""
 
 MAX_REPORTED: Final = 1_000
 """Duties whose failure is remembered as told."""
@@ -187,6 +191,7 @@ class GatewayService:
             },
         )
         self._runners: dict[ChainId, ChainRunner] = {}
+        self._inbox = Inbox(self._folder.inbox)
         self._bus: Brokers | None = None
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
@@ -243,12 +248,20 @@ class GatewayService:
                 group.create_task(self._bus.run(), name="mqtt")
                 group.create_task(self.exchange.serve(), name="web")
                 group.create_task(self._run_timer(), name="timer")
+                group.create_task(self._run_inbox(), name="inbox")
         finally:
             self._intake_pool.shutdown()
             self._work_pool.shutdown(cancel_futures=True)
             self.blobs.close()
             # Each runner has closed its own, unless it was cancelled before it began.
             self._close_hosts()
+
+    async def _run_inbox(self) -> None:
+        while True:
+            for submit in self._inbox.look(self._hosts):
+                if not self._runners[submit.chain].submit(submit):
+                    self._inbox.on_submitted(submit.ticket, ReasonCode.BUSY)
+            await asyncio.sleep(INBOX_S)
 
     async def drain(self) -> None:
         """Wait until everything queued for the broker is out."""
@@ -301,6 +314,7 @@ class GatewayService:
         now_ms = self._now_ms()
         for submit, reason in result.reasons:
             self.machine.on_submitted(submit, reason, now_ms)
+            self._inbox.on_submitted(submit.ticket, reason)
         for equivocation in result.equivocations:
             self.machine.on_equivocation(equivocation, now_ms)
         self.machine.on_epochs(result.updates)

@@ -36,6 +36,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.model.bounds import MAX_TOTAL_EXAMPLES
 
 MAX_GENESIS_BYTES: Final = 4 * 1024 * 1024
+MAX_GENESIS_ACCOUNTS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,7 @@ class Genesis:
     name: Annotated[str, Pattern("[a-z0-9][a-z0-9-]{0,31}")]
     time_ms: TimeMs
     parameters: Parameters
-    accounts: Annotated[tuple[GenesisAccount, ...], Count(1, 100_000)]
+    accounts: Annotated[tuple[GenesisAccount, ...], Count(1, MAX_GENESIS_ACCOUNTS)]
     """In order of the keys."""
     validators: Annotated[tuple[GenesisValidator, ...], Count(1, MAX_DELEGATES)]
     """In order of the keys."""

@@ -15,6 +15,7 @@ from headwater_protocol.identifiers import (
     ChainId,
     DeviceId,
     Digest,
+    TaskId,
     Units,
 )
 from headwater_protocol.merkle.trie import MapProof
@@ -44,6 +45,15 @@ class OpenTask:
     KIND: ClassVar[str] = "open-task/1"
 
     task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseTask:
+    """End a task early: open rounds end, no other opens, and what is unspent returns."""
+
+    KIND: ClassVar[str] = "close-task/1"
+
+    task: TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +169,7 @@ class RevokeAccess:
 class SponsoredTask:
     """A task as the main chain keeps it, and as a shard takes it up."""
 
-    KIND: ClassVar[str] = "sponsored-task/1"
+    KIND: ClassVar[str] = "sponsored-task/2"
 
     number: Annotated[int, Range(1, MAX_UNSIGNED)]
     """Place in the network's row of tasks; the genesis' is 1."""
@@ -169,10 +179,13 @@ class SponsoredTask:
     """Shards that have not settled their final checkpoint of it."""
     returned: Units
     """Of the budget, what no round paid."""
+    is_closing: bool
+    """Whether its sponsor has ended it early."""
 
 
 MarketBody = (
     OpenTask
+    | CloseTask
     | ClaimRewards
     | LockDeposit
     | SettleDeposit

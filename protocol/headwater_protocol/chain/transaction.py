@@ -173,9 +173,9 @@ class AdoptEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptTask:
-    """The next task, proven, for a shard that has finished the last one."""
+    """The next task, for a shard that has finished the last one, or the early end of its own."""
 
-    KIND: ClassVar[str] = "adopt-task/1"
+    KIND: ClassVar[str] = "adopt-task/2"
 
     entry: SponsoredTask
     proof: StateProof

@@ -44,6 +44,7 @@ from headwater_shard.audit.verdicts import (
 )
 from headwater_shard.round_model import compute_round_model
 from headwater_shard.shardchain.records import REWARDS, ROUNDS, UPDATES, update_key
+from headwater_shard.shardchain.retention import MAX_KEPT_ROUNDS
 from headwater_shard.state.state import State
 
 
@@ -112,7 +113,10 @@ class RoundAudit:
         for key in sorted(block.changes.get(ROUNDS.namespace, {})):
             round_ = block.state.get(ROUNDS, key)
             if round_ is None:
-                raise Mismatch("is gone from the ledger", item=_name(int.from_bytes(key, "big")))
+                number = int.from_bytes(key, "big")
+                if self._last_opened - number < MAX_KEPT_ROUNDS:
+                    raise Mismatch("is gone from the ledger", item=_name(number))
+                continue
             if round_.number > self._last_opened:
                 self._require_opened(round_, merges)
             if round_.phase is RoundPhase.CLOSED:

@@ -7,6 +7,7 @@ from headwater_protocol.chain.checkpoint import Checkpoint, Merge, checkpoint_di
 from headwater_protocol.chain.contribution import commit_contributions, list_contributions
 from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.chain.genesis import Genesis, genesis_network
+from headwater_protocol.chain.market import SponsoredTask
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.transaction import AdoptEpoch, AdoptTask
 from headwater_protocol.crypto.signing import Verifier
@@ -48,6 +49,10 @@ class ShardAudit:
     ) -> None:
         self._shard = shard
         self._task = genesis.task
+        self._task_number = 1
+        self._is_closing = False
+        self._is_finished = False
+        self._model = genesis.task.initial_model
         self._rounds_before = 0
         self._last_closed = 0
         self._interval = genesis.parameters.checkpoint_interval
@@ -80,12 +85,11 @@ class ShardAudit:
             if isinstance(transaction.body, AdoptEpoch):
                 self._adopt(block, transaction.body)
             elif isinstance(transaction.body, AdoptTask):
-                self._task = transaction.body.entry.task
-                self._rounds_before = self._last_closed
-                self.rounds.begin_task(self._task)
+                self._take_task(transaction.body.entry)
         for round_ in self.rounds.follow(block, self._merges):
             self._close(round_)
         self._require_committee(block)
+        self._finish_early(block)
 
     def finish(self, state: State) -> None:
         """Check the sums at the end of the ledger.
@@ -94,6 +98,29 @@ class ShardAudit:
             HeadwaterError: Says what does not hold.
         """
         self.rounds.finish(state)
+
+    def _take_task(self, entry: SponsoredTask) -> None:
+        self._is_closing = entry.is_closing
+        if entry.number == self._task_number:
+            return
+        self._task, self._task_number = entry.task, entry.number
+        self._model, self._is_finished = entry.task.initial_model, False
+        self._rounds_before = self._last_closed
+        self.rounds.begin_task(self._task)
+
+    def _finish_early(self, block: ReplayedBlock) -> None:
+        """A closed task is finished where no round is open."""
+        record = block.state.get(SHARD, SHARD_KEY)
+        has_open_round = record is not None and record.last_round > self._last_closed
+        if not self._is_closing or self._is_finished or has_open_round:
+            return
+        self._is_finished = True
+        self._due = _Due(
+            round=RoundNumber(self._last_closed),
+            model=self._model,
+            num_examples=self._num_examples,
+        )
+        self._num_examples = 0
 
     def _adopt(self, block: ReplayedBlock, body: AdoptEpoch) -> None:
         epoch, header = body.update.epoch, body.update.header
@@ -134,10 +161,11 @@ class ShardAudit:
     def _close(self, round_: Round) -> None:
         if round_.model is None:
             raise Mismatch("closed without a model", item=f"round {round_.number}")
-        self._last_closed = round_.number
+        self._last_closed, self._model = round_.number, round_.model
         if round_.model != round_.base:
             self._num_examples += round_.num_examples
-        is_last = round_.number - self._rounds_before >= self._task.rounds
+        is_last = self._is_closing or round_.number - self._rounds_before >= self._task.rounds
+        self._is_finished = is_last
         if is_last or round_.number % self._interval == 0:
             self._due = _Due(
                 round=round_.number, model=round_.model, num_examples=self._num_examples
@@ -177,7 +205,7 @@ class ShardAudit:
                 checkpoint.contributions,
                 commit_contributions(list_contributions(self.rounds.balances.items())),
             ),
-            ("is_final", checkpoint.is_final, due.round - self._rounds_before >= self._task.rounds),
+            ("is_final", checkpoint.is_final, self._is_finished),
         ):
             require_equal(
                 what,

@@ -100,6 +100,7 @@ class ShardLedger:
             last_checkpoint=NO_DIGEST,
             due_checkpoint=None,
             correction=None,
+            is_closing=False,
             is_finished=False,
             clock=0,
         )

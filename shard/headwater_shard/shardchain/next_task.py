@@ -1,8 +1,11 @@
-"""Taking up the next task: proven by the main chain, once the last one is finished.
+"""Taking up the next task, or ending the current one early: both proven by the main chain.
 
 A shard trains one task at a time. When its final checkpoint of one is settled and a sponsor has
 opened the next one, anybody may bring the proof; rounds go on counting, devices keep their names
 and reputations, and the model begins anew.
+
+A task that its sponsor has closed ends as one whose rounds are over: the open round closes and is
+paid, the next block has the final checkpoint.
 """
 
 from dataclasses import replace
@@ -25,14 +28,16 @@ from headwater_shard.transition import InvalidTransaction
 def process_task(
     draft: Draft, rules: ShardRules, body: AdoptTask, context: BlockContext, verifier: Verifier
 ) -> None:
-    """Begin a proven task.
+    """Begin a proven task, or note that the current one is closed.
 
     Raises:
-        InvalidMessage: If it is not proven, not the next one, or the last one is not finished.
+        InvalidMessage: If it is not proven, is the current one and not closed or known to be, is
+            not the next one, or the last one is not finished.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
     entry, task = body.entry, body.entry.task
-    if entry.number <= shard.task_number:
+    is_end = entry.number == shard.task_number and entry.is_closing
+    if entry.number <= shard.task_number and (not is_end or shard.is_closing or shard.is_finished):
         raise InvalidTransaction(
             ReasonCode.DUPLICATE, f"task {entry.number} after {shard.task_number}"
         )
@@ -45,6 +50,9 @@ def process_task(
         verifier=verifier,
     )
     verify_entry(body.header, body.proof, namespace="tasks", key=task_key(task.task), record=entry)
+    if is_end:
+        draft.put(SHARD, SHARD_KEY, replace(shard, is_closing=True))
+        return
     is_idle = shard.is_finished and shard.due_checkpoint is None and shard.adopted == shard.epoch
     if entry.number != shard.task_number + 1 or not is_idle:
         raise InvalidTransaction(
@@ -67,6 +75,7 @@ def process_task(
             budget_left=Units(task.round_budget * task.rounds),
             checkpoints_in_epoch=0,
             correction=None,
+            is_closing=entry.is_closing,
             is_finished=False,
         ),
     )

@@ -46,7 +46,7 @@ class DueCheckpoint:
 class Shard:
     """The shard as a whole; one record."""
 
-    KIND: ClassVar[str] = "shard/1"
+    KIND: ClassVar[str] = "shard/2"
 
     shard: ChainId
     task: TaskId
@@ -85,6 +85,8 @@ class Shard:
     due_checkpoint: DueCheckpoint | None
     correction: MergeCorrection | None
     """A merge that waits to be applied."""
+    is_closing: bool
+    """Whether the sponsor has ended the task early, so that no round opens any more."""
     is_finished: bool
     """Whether all rounds of the task are closed."""
     clock: CountField

@@ -2,7 +2,9 @@
 
 Devices share in proportion to the median score times the capped number of examples, so that noise,
 whose cosine is near zero, earns next to nothing. Delegates share in proportion to their power times
-the updates that they scored, if they attested the round's model.
+the updates that they scored, if they attested the round's model. A score counts if the committee
+had the payload and the delegate did: `UNAVAILABLE` takes no work, and neither does a number for a
+payload that nobody can hold against it.
 """
 
 from collections.abc import Iterable
@@ -12,6 +14,7 @@ from headwater_protocol.chain.account import RewardBalance
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
+from headwater_protocol.chain.transaction import UNAVAILABLE
 from headwater_protocol.identifiers import DeviceId, Units, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.apportion import apportion
@@ -84,6 +87,11 @@ def pay(draft: Draft, rewards: RoundRewards) -> None:
 def _count_scored(draft: Draft, round_: Round, validator: ValidatorId) -> int:
     count = 0
     for index in range(round_.num_batches):
-        if draft.get(SCORES, score_key(round_.number, index, validator)) is not None:
-            count += len(draft.get_existing(BATCHES, batch_key(round_.number, index)).commits)
+        posted = draft.get(SCORES, score_key(round_.number, index, validator))
+        if posted is None:
+            continue
+        batch = draft.get_existing(BATCHES, batch_key(round_.number, index))
+        for commit, score in zip(batch.commits, posted.scores, strict=True):
+            entry = draft.get_existing(UPDATES, update_key(round_.number, commit.device))
+            count += score != UNAVAILABLE and entry.reason is not ReasonCode.UNAVAILABLE
     return count

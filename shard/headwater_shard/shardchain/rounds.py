@@ -27,16 +27,11 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
-from headwater_shard.shardchain.adoption import get_committee
 from headwater_shard.shardchain.attest import get_attested_model
 from headwater_shard.shardchain.cohort import list_eligible, take_draw
 from headwater_shard.shardchain.records import (
-    ATTESTATIONS,
-    BATCHES,
     DEVICES,
-    PAYLOADS,
     ROUNDS,
-    SCORES,
     SHARD,
     SHARD_KEY,
     TASKS,
@@ -44,12 +39,10 @@ from headwater_shard.shardchain.records import (
     DueCheckpoint,
     Shard,
     UpdateEntry,
-    attestation_key,
-    batch_key,
-    score_key,
     update_key,
 )
 from headwater_shard.shardchain.reputation import judge_device
+from headwater_shard.shardchain.retention import forget_rounds
 from headwater_shard.shardchain.reward import RoundRewards, compute_rewards, pay
 from headwater_shard.shardchain.rules import ShardRules
 from headwater_shard.shardchain.score import Verdict, compute_verdicts, is_fully_scored
@@ -92,12 +85,38 @@ def _step(draft: Draft, rules: ShardRules, context: BlockContext) -> bool:
     if round_ is None or round_.phase is RoundPhase.CLOSED:
         if shard.adopted > shard.epoch:
             return False  # The next block hands over before it opens a round.
+        if shard.is_closing and not shard.is_finished:
+            return _finish_early(draft, shard)
         return _open(draft, rules, shard, task, context)
     if round_.phase is RoundPhase.COLLECT:
         return _end_collecting(draft, round_, task, context)
     if round_.phase is RoundPhase.SCORE:
         return _end_scoring(draft, rules, shard, round_, task, context)
     return _end_attesting(draft, rules, shard, round_, task, context)
+
+
+def _finish_early(draft: Draft, shard: Shard) -> bool:
+    """Make the final checkpoint of a closed task due; no round is open."""
+    if shard.due_checkpoint is not None:
+        return False
+    due = DueCheckpoint(
+        round=shard.last_round,
+        model=shard.model,
+        num_examples=shard.num_examples,
+        is_final=True,
+    )
+    draft.put(
+        SHARD,
+        SHARD_KEY,
+        replace(
+            shard,
+            num_examples=0,
+            checkpoints_in_epoch=shard.checkpoints_in_epoch + 1,
+            due_checkpoint=due,
+            is_finished=True,
+        ),
+    )
+    return True
 
 
 def _opens_ms(shard: Shard, rules: ShardRules) -> int:
@@ -318,7 +337,7 @@ def _close(
     model: Digest,
     rewards: RoundRewards,
 ) -> None:
-    is_final = round_.number - shard.rounds_before >= task.rounds
+    is_final = shard.is_closing or round_.number - shard.rounds_before >= task.rounds
     num_examples = shard.num_examples + (round_.num_examples if model != round_.base else 0)
     due = None
     if is_final or round_.number % rules.parameters.checkpoint_interval == 0:
@@ -350,22 +369,4 @@ def _close(
             is_finished=is_final,
         ),
     )
-    _prune(draft, rules, RoundNumber(round_.number - rules.parameters.retention_rounds))
-
-
-def _prune(draft: Draft, rules: ShardRules, number: RoundNumber) -> None:
-    """Drop a round's updates, scores and attestations from the state; the blocks keep them."""
-    round_ = draft.get(ROUNDS, round_key(number)) if number > 0 else None
-    if round_ is None:
-        return
-    committee = get_committee(draft, rules.shard, round_.epoch)
-    for index in range(round_.num_batches):
-        batch = draft.get_existing(BATCHES, batch_key(number, index))
-        for commit in batch.commits:
-            draft.delete(UPDATES, update_key(number, commit.device))
-            draft.delete(PAYLOADS, commit.payload)
-        for delegate in committee.delegates:
-            draft.delete(SCORES, score_key(number, index, delegate.validator))
-        draft.delete(BATCHES, batch_key(number, index))
-    for delegate in committee.delegates:
-        draft.delete(ATTESTATIONS, attestation_key(number, delegate.validator))
+    forget_rounds(draft, rules, round_.number)

@@ -13,6 +13,7 @@ from headwater_protocol.encoding.record import decode_record, encode_record
 from headwater_protocol.errors import ConfigError, InvalidMessage
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
 from headwater_shard.layout import DataFolder
+from headwater_shard.tools.handing_in import hand_in, pick_nonce
 from headwater_shard.tools.listing import LISTINGS, Row, list_rows
 from headwater_shard.tools.proving import EntryProof, prove_entry, verify_entry
 from headwater_shard.tools.reading import read_chain, read_genesis
@@ -138,7 +139,12 @@ def add_commands(app: "typer.Typer") -> None:
         blob_class: Annotated[
             str | None, typer.Option("--class", help="models, payloads or programs.")
         ] = None,
-        task: Annotated[str | None, typer.Option(help="An encoded task record, hex.")] = None,
+        task: Annotated[
+            str | None, typer.Option(help="Of close-task its name, of open-task its record in hex.")
+        ] = None,
+        submit: Annotated[
+            bool, typer.Option("--submit", help="Hand it to the gateway that has DIR.")
+        ] = False,
         as_json: Annotated[bool, json_option] = False,
     ) -> int:
         """Build and sign a transaction of the main chain; prints its hexadecimal digits."""
@@ -163,9 +169,11 @@ def add_commands(app: "typer.Typer") -> None:
         secret = load_key(key)
         if nonce is None:
             last = read_chain(data_folder, genesis, MAIN_CHAIN).state.get(NONCES, secret.account)
-            nonce = 1 if last is None else last.nonce + 1
+            nonce = pick_nonce(data_folder, secret.account, 0 if last is None else last.nonce)
         data = sign_body(secret, body, network=genesis_network(genesis), nonce=nonce)
-        if out is not None:
+        if submit:
+            out = hand_in(data_folder, data, kind=kind, sender=secret.account, nonce=nonce)
+        elif out is not None:
             _write(out, data)
         if as_json:
             print(

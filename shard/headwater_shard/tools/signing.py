@@ -7,6 +7,7 @@ from headwater_protocol.chain.justice import Unjail
 from headwater_protocol.chain.market import (
     BlobClass,
     BuyLicence,
+    CloseTask,
     GrantAccess,
     LockDeposit,
     OpenTask,
@@ -39,6 +40,7 @@ _NEEDED: Final[dict[str, tuple[tuple[str, ...], Callable[..., Body]]]] = {
     "redelegate": (("source", "validator:destination", "amount"), RedelegateStake),
     "withdraw": (("validator",), WithdrawStake),
     "unjail": ((), Unjail),
+    "close-task": (("task",), CloseTask),
     "open-task": (("task",), OpenTask),
     "lock-deposit": (("device", "shard", "amount"), LockDeposit),
     "set-price": (("model", "price?"), SetPrice),
@@ -77,7 +79,7 @@ def build_body(kind: str, values: Values) -> Body:
         taken.add(name)
         if name not in values and not is_optional:
             raise ConfigError(f"--{name}", "is missing", fix=f"{kind} takes {list_options(kind)}")
-        value = None if name not in values else _parse(name, values[name])
+        value = None if name not in values else _parse(kind, name, values[name])
         fields[(field or name).rstrip("?")] = value
     for name in sorted(values):
         if name not in taken:
@@ -106,7 +108,9 @@ def sign_body(key: SecretKey, body: Body, *, network: Network, nonce: int) -> by
     )
 
 
-def _parse(name: str, text: str) -> object:
+def _parse(kind: str, name: str, text: str) -> object:
+    if kind == "close-task":
+        return text
     try:
         if name in {"amount", "price", "commission"}:
             return int(text)

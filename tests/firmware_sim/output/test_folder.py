@@ -25,6 +25,7 @@ def test_result_json_has_one_line_a_row_and_the_final_digest(folder):
     result = make_result()
     assert json.loads(text)["final"]["main_chain_digest"] == result.final.main_chain_digest
     rows = len(result.rounds) + len(result.fleet) + len(result.faults) + len(result.globals)
+    rows += len(result.elections) + len(result.seats) + len(result.penalties)
     assert rows < len(text.splitlines()) < rows + 40
 
 

@@ -18,7 +18,10 @@ from headwater_protocol.chain.checkpoint import (
     SignedCheckpoint,
     checkpoint_message,
 )
+from headwater_protocol.chain.market import CloseTask
+from headwater_protocol.chain.round import RoundPhase
 from headwater_protocol.chain.transaction import (
+    AdoptTask,
     CommitUpdates,
     PostCheckpoint,
     Transfer,
@@ -34,8 +37,9 @@ from headwater_protocol.identifiers import (
     TimeMs,
     Units,
 )
-from headwater_protocol.messages.announcement import round_key
+from headwater_protocol.messages.announcement import round_key, task_key
 from headwater_protocol.model.fixed_point import FixedPointModel, encode_model
+from headwater_shard.audit import rounds as audit_rounds
 from headwater_shard.audit.failure import AuditFailure
 from headwater_shard.audit.network import NetworkAudit
 from headwater_shard.audit.readers import LedgerReader, MemoryBlobs, MemoryLedger
@@ -43,9 +47,17 @@ from headwater_shard.audit.replay import ChainReplay
 from headwater_shard.audit.report import AuditReport
 from headwater_shard.engine.bft.history import FinalizedBlock
 from headwater_shard.engine.bft.validation import outcomes_root
-from headwater_shard.mainchain.records import MERGES
-from headwater_shard.shardchain import reward, score
-from headwater_shard.shardchain.records import CHECKPOINTS, REWARDS, ROUNDS, RewardBalance
+from headwater_shard.mainchain.market.records import TASKS
+from headwater_shard.mainchain.records import MERGES, SHARDS
+from headwater_shard.shardchain import retention, reward, score
+from headwater_shard.shardchain.records import (
+    CHECKPOINTS,
+    REWARDS,
+    ROUNDS,
+    SHARD,
+    SHARD_KEY,
+    RewardBalance,
+)
 from headwater_shard.shardchain.records import checkpoint_key as shard_checkpoint_key
 from headwater_shard.transition import OK
 from tests.shard.audit.builders import Ledger, SmallNetwork, make_network, train_network
@@ -480,3 +492,65 @@ def sign_checkpoint(network: SmallNetwork, signed: SignedCheckpoint) -> SignedCh
             for entry in keys
         ),
     )
+
+
+def adopt_task(network: SmallNetwork, shard: ChainId) -> AdoptTask:
+    """What the main chain has of the first task now, proven to a shard."""
+    task = network.cast.genesis.task.task
+    block, certificate = network.main.blocks[-1]
+    entry = network.main.app.state.get(TASKS, task_key(task))
+    assert entry is not None
+    return AdoptTask(
+        entry=entry,
+        proof=network.main.app.query("tasks", task_key(task)).proof,
+        header=block.header,
+        certificate=certificate,
+    )
+
+
+@pytest.mark.parametrize("has_open_round", [True, False])
+def test_a_task_that_its_sponsor_closed_holds(has_open_round: bool) -> None:
+    network = make_network(rounds=9)
+    sponsor, task = network.cast.sponsor, network.cast.genesis.task.task
+    for shard in (FIRST, SECOND):
+        network.train_round(shard)
+        if not has_open_round:
+            # After its checkpoint the shard waits for the merge.
+            network.train_round(shard)
+            network.settle(shard)
+        is_open = network.ledgers[shard].round.phase is RoundPhase.COLLECT
+        assert is_open == has_open_round
+    network.main.accepted(network.main.sign(sponsor, CloseTask(task=task)))
+    for shard in (FIRST, SECOND):
+        ledger = network.ledgers[shard]
+        ledger.accepted(ledger.sign(sponsor, adopt_task(network, shard)))
+        if has_open_round:
+            network.train_round(shard)
+        network.settle(shard)
+        entry = network.main.app.state.get(SHARDS, shard.encode())
+        assert entry is not None
+        assert entry.is_final
+        record = ledger.app.state.get(SHARD, SHARD_KEY)
+        assert record is not None
+        assert (record.last_round, record.checkpoints) == (2, 1 if has_open_round else 2)
+    run_audit(network)
+
+
+def test_the_records_of_rounds_that_are_long_over_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (retention, audit_rounds):
+        monkeypatch.setattr(module, "MAX_KEPT_ROUNDS", 4)
+    network = make_network(rounds=9)
+    ledger = network.ledgers[FIRST]
+    for _ in range(7):
+        record = ledger.app.state.get(SHARD, SHARD_KEY)
+        assert record is not None
+        if record.due_checkpoint is not None:
+            network.settle(FIRST)
+        if ledger.round.phase is RoundPhase.CLOSED:
+            ledger.block(after_ms=network.cast.genesis.parameters.merge_wait_ms)
+        network.train_round(FIRST)
+    assert ledger.app.state.get(ROUNDS, round_key(RoundNumber(1))) is None
+    run_audit(network)
+    monkeypatch.setattr(audit_rounds, "MAX_KEPT_ROUNDS", 5)
+    with pytest.raises(AuditFailure, match=r"round 1.*is gone from the ledger"):
+        run_audit(network)

@@ -109,6 +109,22 @@ def test_delegates_earn_by_power_for_what_they_scored_and_attested():
     ]
 
 
+def test_delegates_are_paid_for_scores_of_available_payloads_alone():
+    chain = Chain(make_cast(stakes=(100, 100, 100, 100)), "shard-0")
+    open_round(chain, FLEET)
+    collect(chain, FLEET)
+    diligent, idle, other, third = delegates(chain)
+    # Nobody but `third` has a number for the last payload, and `idle` has one for none.
+    score(chain, [1, 1, 1, UNAVAILABLE], by=[diligent, other])
+    score(chain, [1, 1, 1, 1], by=[third])
+    score(chain, [UNAVAILABLE] * 4, by=[idle])
+    attest(chain, blob_digest(b"model"))
+    assert paid(chain) == 1_000
+    earnings = [earned(chain, entry.account) for entry in (diligent, idle, other, third)]
+    assert sorted(earnings) == [0, 66, 67, 67]
+    assert (earned(chain, idle.account), sum(earnings)) == (0, 200)
+
+
 def test_a_key_that_is_device_and_delegate_gets_both_rewards():
     cast = make_cast()
     both = cast.validators["shard-0"][0]

@@ -12,6 +12,7 @@ from headwater_protocol.chain.transaction import UNAVAILABLE, CommitUpdates
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
+from headwater_shard.shardchain import retention
 from headwater_shard.shardchain.records import (
     ATTESTATIONS,
     BATCHES,
@@ -337,6 +338,17 @@ def test_a_closed_rounds_entries_are_dropped_and_the_state_stays_bounded():
     # Attestations are those of three of the four delegates at least; here all come in one block.
     assert sizes[-1] == sizes[retention] == (4 * 3, 4 * 3, 3, 4 * 3)
     assert round_of(chain, 1).phase == "closed"
+
+
+def test_the_record_of_a_round_goes_too_but_long_after(monkeypatch):
+    monkeypatch.setattr(retention, "MAX_KEPT_ROUNDS", 5)
+    chain = make_chain(rounds=9)
+    assert chain.cast.genesis.parameters.retention_rounds < 5
+    for number in range(1, 10):
+        play_round(chain, FLEET)
+        kept = sorted(int.from_bytes(entry, "big") for entry, _ in chain.app.state.items(ROUNDS))
+        closed = [entry for entry in kept if entry <= number]
+        assert closed == list(range(max(1, number - 4), number + 1))
 
 
 def test_a_checkpoint_commits_to_the_state_of_the_block_that_closed_its_round():

@@ -4,6 +4,7 @@ from headwater_protocol.chain.market import (
     BuyLicence,
     ClaimRewards,
     ClaimRoyalties,
+    CloseTask,
     GrantAccess,
     LockDeposit,
     MarketBody,
@@ -21,7 +22,7 @@ from headwater_shard.mainchain.market.models import (
     process_claim_royalties,
     process_set_price,
 )
-from headwater_shard.mainchain.market.tasks import process_open_task
+from headwater_shard.mainchain.market.tasks import process_close_task, process_open_task
 from headwater_shard.state.draft import Draft
 
 
@@ -36,6 +37,8 @@ def process_market(
     match body:
         case OpenTask():
             process_open_task(draft, body, sender)
+        case CloseTask():
+            process_close_task(draft, body, sender)
         case ClaimRewards():
             process_claim_rewards(draft, body)
         case LockDeposit():

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from headwater_protocol.chain.checkpoint import Checkpoint
-from headwater_protocol.chain.market import OpenTask, SponsoredTask
+from headwater_protocol.chain.market import CloseTask, OpenTask, SponsoredTask
 from headwater_protocol.chain.task import MAX_PARAMETERS, Task
 from headwater_protocol.identifiers import MAX_UNSIGNED, NOTHING, AccountId, ChainId, Units
 from headwater_protocol.messages.announcement import task_key
@@ -20,7 +20,7 @@ from headwater_shard.mainchain.records import CHECKPOINTS, MAIN, MAIN_KEY, SHARD
 from headwater_shard.mainchain.transfer import credit, debit
 from headwater_shard.state.draft import Draft
 from headwater_shard.state.state import State
-from headwater_shard.transition import InvalidTransaction
+from headwater_shard.transition import InvalidTransaction, require_role
 
 
 def shard_budget(task: Task) -> int:
@@ -43,7 +43,12 @@ def make_pot(task: Task) -> ShardPot:
 def make_first_task(task: Task, sponsor: AccountId, shards: Iterable[ChainId]) -> SponsoredTask:
     """The genesis' task."""
     return SponsoredTask(
-        number=1, task=task, sponsor=sponsor, open_shards=len(list(shards)), returned=NOTHING
+        number=1,
+        task=task,
+        sponsor=sponsor,
+        open_shards=len(list(shards)),
+        returned=NOTHING,
+        is_closing=False,
     )
 
 
@@ -83,6 +88,7 @@ def process_open_task(draft: Draft, body: OpenTask, sender: AccountId) -> None:
             sponsor=sender,
             open_shards=len(shards),
             returned=NOTHING,
+            is_closing=False,
         ),
     )
     for key, entry in shards:
@@ -99,6 +105,28 @@ def process_open_task(draft: Draft, body: OpenTask, sender: AccountId) -> None:
             ),
         )
         draft.put(SHARDS, key, replace(entry, is_final=False, model=task.initial_model))
+
+
+def process_close_task(draft: Draft, body: CloseTask, sender: AccountId) -> None:
+    """Mark a task as ended by its sponsor; each shard is told by a proof of it.
+
+    Rounds that are open end and are paid as if nothing had happened: nobody works for nothing. What
+    is left returns with the final checkpoint of each shard.
+
+    Raises:
+        InvalidTransaction: If there is no such task, the sender is not its sponsor, every shard has
+            finished it, or it is closing already.
+    """
+    key = task_key(body.task)
+    entry = draft.get(TASKS, key)
+    if entry is None:
+        raise InvalidTransaction(ReasonCode.UNKNOWN_TASK, f"there is no task {body.task}")
+    require_role(holds=entry.sponsor == sender, sender=sender, role="sponsor of the task")
+    if entry.open_shards == 0:
+        raise InvalidTransaction(ReasonCode.WRONG_PHASE, f"task {body.task} is finished")
+    if entry.is_closing:
+        raise InvalidTransaction(ReasonCode.DUPLICATE, f"task {body.task} is closing already")
+    draft.put(TASKS, key, replace(entry, is_closing=True))
 
 
 def get_paid_total(state: Draft | State, shard: ChainId, number: int) -> int:

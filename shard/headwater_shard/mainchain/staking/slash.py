@@ -4,8 +4,9 @@ That is what is bonded, what has left since the fault and still waits, and what 
 candidates since. Evidence must be younger than the unbonding period; then everything that left
 after the fault is still within reach.
 
-A penalty walks all unbondings and redelegations of the chain once. Faults are rare and those lists
-hold only what moved within a period, while an index by candidate would cost every delegator.
+A penalty looks at the key of every unbonding and the sources of every redelegation once, 0.2 s for
+100,000 of each. Offences are rare and each is punished once, while an index by candidate would be a
+second record to write and to prove for every delegator who moves.
 """
 
 from dataclasses import replace
@@ -54,8 +55,14 @@ def _slash_redelegations(
     draft: Draft, source: ValidatorId, thousandths: int, infraction_height: Height
 ) -> int:
     taken = 0
-    for key, redelegation in draft.sorted_items(REDELEGATIONS):
-        delegator = AccountId(key[:ACCOUNT_BYTES])
+    # What is left of a pool depends on who was asked first, so those concerned are put in order.
+    concerned = {
+        key: redelegation
+        for key, redelegation in draft.items(REDELEGATIONS)
+        if any(entry.source == source for entry in redelegation.entries)
+    }
+    for key in sorted(concerned):
+        redelegation, delegator = concerned[key], AccountId(key[:ACCOUNT_BYTES])
         destination = ValidatorId(key[ACCOUNT_BYTES:])
         for entry in redelegation.entries:
             if entry.source != source or entry.created_height < infraction_height:
@@ -75,9 +82,8 @@ def _slash_unbondings(
     draft: Draft, validator: ValidatorId, thousandths: int, infraction_height: Height
 ) -> int:
     taken = 0
-    for key, unbonding in draft.sorted_items(UNBONDINGS):
-        if key[ACCOUNT_BYTES:] != validator:
-            continue
+    behind = [entry for entry in draft.items(UNBONDINGS) if entry[0][ACCOUNT_BYTES:] == validator]
+    for key, unbonding in behind:
         entries: list[UnbondingEntry] = []
         for entry in unbonding.entries:
             is_hit = entry.created_height >= infraction_height

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headwater_firmware_sim.demo.json_value import JsonValue
+from headwater_firmware_sim.results import JsonValue
 from headwater_protocol.chain.justice import Offence
 from headwater_protocol.identifiers import ChainId, Height, ValidatorId
 from headwater_shard.mainchain.justice.records import EVIDENCE, Infraction

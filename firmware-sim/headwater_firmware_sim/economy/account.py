@@ -1,9 +1,9 @@
 """Where a run's units went, as `result.json` tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from headwater_firmware_sim.demo.json_value import JsonValue
+from headwater_firmware_sim.results import EconomyRow, HoldingsRow
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.identifiers import MAIN_CHAIN, DeviceId
 from headwater_shard.application import make_ledger
@@ -38,22 +38,20 @@ class EconomyReport:
     burned: int = 0
     devices: Mapping[DeviceId, Holdings] = field(default_factory=dict)
 
-    def to_json(self, attackers: frozenset[DeviceId]) -> dict[str, JsonValue]:
-        """For `result.json`."""
-        bad = [self.devices[device] for device in sorted(attackers) if device in self.devices]
-        good = [self.devices[device] for device in sorted(self.devices) if device not in attackers]
-        return {
-            "supply_before": self.supply_before,
-            "supply_after": self.supply_after,
-            "round_budgets_paid": self.rewards_earned,
-            "rewards_paid": self.rewards_paid,
-            "returned_to_sponsor": self.returned,
-            "unclaimed": self.in_pots,
-            "deposits_left": self.in_deposits,
-            "burned": self.burned,
-            "attackers": _summarize(bad),
-            "honest": _summarize(good),
-        }
+    def summarize(self, attackers: frozenset[DeviceId]) -> EconomyRow:
+        """The same, with the devices in two groups."""
+        return EconomyRow(
+            supply_before=self.supply_before,
+            supply_after=self.supply_after,
+            round_budgets_paid=self.rewards_earned,
+            rewards_paid=self.rewards_paid,
+            returned_to_sponsor=self.returned,
+            unclaimed=self.in_pots,
+            deposits_left=self.in_deposits,
+            burned=self.burned,
+            attackers=_summarize(row for who, row in self.devices.items() if who in attackers),
+            honest=_summarize(row for who, row in self.devices.items() if who not in attackers),
+        )
 
 
 def read_economy(
@@ -95,11 +93,12 @@ def _held(state: State, device: DeviceId) -> int:
     return (0 if account is None else account.balance) + (0 if deposit is None else deposit.units)
 
 
-def _summarize(rows: list[Holdings]) -> JsonValue:
-    changes = [row.after - row.before for row in rows]
-    return {
-        "before": sum(row.before for row in rows),
-        "after": sum(row.after for row in rows),
-        "least_change": min(changes, default=0),
-        "most_change": max(changes, default=0),
-    }
+def _summarize(rows: Iterable[Holdings]) -> HoldingsRow:
+    held = list(rows)
+    changes = [row.after - row.before for row in held]
+    return HoldingsRow(
+        before=sum(row.before for row in held),
+        after=sum(row.after for row in held),
+        least_change=min(changes, default=0),
+        most_change=max(changes, default=0),
+    )

@@ -1,6 +1,6 @@
-"""What a demo tells of the elections: one entry an epoch, with who served where."""
+"""What a run tells of the elections: one entry an epoch, with who served where."""
 
-from headwater_firmware_sim.demo.json_value import JsonValue
+from headwater_firmware_sim.results import JsonValue
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.epoch import Epoch
 from headwater_shard.mainchain.records import EPOCHS

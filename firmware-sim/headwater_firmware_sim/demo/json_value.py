@@ -1,3 +1,0 @@
-"""What `result.json` is made of."""
-
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
