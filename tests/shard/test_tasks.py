@@ -24,11 +24,11 @@ from headwater_shard.mainchain.records import CANDIDATES, MAIN, MAIN_KEY
 from headwater_shard.shardchain.records import DEVICES, PENALTIES, SHARD_KEY
 from tests.support.ledgers import (
     adopt,
-    adopt_body,
     attest_merge,
     commit_body,
     delegates,
     execute,
+    hand_over,
     main_of,
     open_round,
     reasons,
@@ -299,7 +299,8 @@ def test_a_task_that_is_closed_between_rounds_ends_at_once(rounds):
     task = make_task(task=TaskId("second"), rounds=1, round_budget=Units(300))
     if main_of(market.main).is_merging:
         attest_merge(market.main, shard_of(chain).model)
-        execute(chain, chain.sign(key("bob"), adopt_body(market.main)))
+        hand_over(market.main)
+        adopt(chain, market.main, by=key("bob"))
     execute(market.main, market.main.sign(key("alice"), OpenTask(task=task)))
     execute(chain, chain.sign(key("bob"), prove_task(market, task.task)))
     assert (shard_of(chain).task, shard_of(chain).is_closing) == (task.task, False)
