@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .PHONY: help demo test lint coverage vectors programs check-programs protos check-protos crash fuzz \
-  study other-python clean
+  study other-python arm clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,9 @@ which-other-python:
 other-python: $(STAMP) .venv-other/.installed ## Test on Python 3.12 or 3.13 too, and compare ledgers
 	@.venv-other/bin/python -m pytest -n $(WORKERS) tests/protocol tests/models tests/agent tests/shard
 	@HEADWATER_REQUIRE=pythons $(BIN)/python -m pytest -m pythons $(ARGS)
+
+arm: $(STAMP) ## Follow docs/raspberry-pi.md in an emulated Pi: minutes, as root; .arm-root is its cache
+	@$(BIN)/python -m tests.arm $(ARGS)
 
 .venv-export/.installed: pyproject.toml
 	@$(PYTHON) -m venv .venv-export

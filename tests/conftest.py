@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from headwater_protocol.errors import ConfigError
 from headwater_shard.engine.cometbft.shell.node import INSTALL, find_binary
+from tests.arm.machine import why_not as why_no_pi
 from tests.support.browser import find_chromium
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,8 @@ def why_missing(marker: str) -> str | None:
         return "needs TensorFlow in .venv-export: make programs"
     if marker == "browser" and find_chromium() is None:
         return "needs Chromium: apt-get install chromium"
+    if marker == "arm":
+        return why_no_pi()
     if marker == "cometbft" and not has_cometbft():
         return f"needs CometBFT: {INSTALL}"
     if marker == "pythons" and not OTHER_PYTHON.is_file():

@@ -232,7 +232,11 @@ def test_a_full_disk_leaves_no_recording(scenario: Path, tmp_path: Path) -> None
 
 def result(values: list[float]) -> TrainingResult:
     return TrainingResult(
-        delta=np.array(values, np.float32), num_examples=1, num_steps=1, planned_steps=1, mean_loss=0.0
+        delta=np.array(values, np.float32),
+        num_examples=1,
+        num_steps=1,
+        planned_steps=1,
+        mean_loss=0.0,
     )
 
 

@@ -1,0 +1,1 @@
+"""The same small network as the other sides, trained with numpy under Flower."""

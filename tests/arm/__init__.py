@@ -1,0 +1,1 @@
+"""The page for a Raspberry Pi, followed in an emulated one."""
