@@ -28,7 +28,6 @@ from tests.support.ledgers import (
     commit_body,
     delegates,
     execute,
-    hand_over,
     main_of,
     open_round,
     reasons,
@@ -299,8 +298,8 @@ def test_a_task_that_is_closed_between_rounds_ends_at_once(rounds):
     task = make_task(task=TaskId("second"), rounds=1, round_budget=Units(300))
     if main_of(market.main).is_merging:
         attest_merge(market.main, shard_of(chain).model)
-        hand_over(market.main)
-        adopt(chain, market.main, by=key("bob"))
+    for epoch in range(shard_of(chain).adopted + 1, main_of(market.main).epoch + 1):
+        adopt(chain, market.main, epoch, by=key("bob"))
     execute(market.main, market.main.sign(key("alice"), OpenTask(task=task)))
     execute(chain, chain.sign(key("bob"), prove_task(market, task.task)))
     assert (shard_of(chain).task, shard_of(chain).is_closing) == (task.task, False)

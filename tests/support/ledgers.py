@@ -71,7 +71,7 @@ def reasons(execution: Execution) -> list[ReasonCode]:
 def execute(chain: Chain, *transactions: bytes, after_ms: int = 10) -> Execution:
     """A block whose transactions all succeed."""
     execution = chain.block(*transactions, after_ms=after_ms)
-    assert reasons(execution) == [ReasonCode.OK] * len(transactions)
+    assert reasons(execution) == [ReasonCode.OK] * len(transactions), reasons(execution)
     return execution
 
 
