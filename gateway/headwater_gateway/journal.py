@@ -13,6 +13,7 @@ from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, EpochNumber, Rou
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, MERGES, SHARDS
+from headwater_shard.mainchain.staking.election import get_elected
 from headwater_shard.shardchain.records import ROUNDS, SHARD, SHARD_KEY, Shard
 from headwater_shard.state.state import State
 
@@ -21,12 +22,14 @@ DIGEST_DIGITS = 16
 
 
 def is_complete(main: State) -> bool:
-    """Whether every shard has settled its last round and all of it is merged."""
+    """Whether every shard has settled its last round, all is merged and the last epoch begun."""
     chain = main.get(MAIN, MAIN_KEY)
     return (
         chain is not None
         and not chain.is_merging
         and chain.epoch_started_ms == 0
+        # The block that hands over to an elected epoch is also its proof.
+        and get_elected(main) is None
         and all(entry.is_final for _, entry in main.items(SHARDS))
     )
 

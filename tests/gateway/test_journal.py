@@ -6,6 +6,7 @@ import pytest
 
 from headwater_gateway.journal import Journal, is_complete
 from headwater_protocol.identifiers import MAIN_CHAIN
+from headwater_shard.mainchain.staking.election import get_elected
 from tests.support.gateway_support import SHARD_0, Bench, gateway_task, make_payload
 
 
@@ -70,3 +71,15 @@ def test_each_thing_is_told_once_and_nothing_old_after_a_restart(bench: Bench) -
     assert second == note(journal, bench)
     assert is_complete(bench.chains[MAIN_CHAIN].app.state)
     assert note(make_journal(bench), bench) == []
+
+
+def test_nothing_is_complete_before_the_last_epoch_has_begun(bench: Bench) -> None:
+    main = bench.chains[MAIN_CHAIN]
+    journal = make_journal(bench)
+    for _ in range(3):
+        run_round(bench)
+    assert {"event": "complete", "epoch": "1"} in note(journal, bench)
+    (electing,) = [state for state in main.states if get_elected(state) is not None]
+    handed_over = main.states[main.states.index(electing) + 1]
+    assert not is_complete(electing)
+    assert is_complete(handed_over)

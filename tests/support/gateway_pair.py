@@ -14,7 +14,7 @@ import logging
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +71,9 @@ class FollowingHost:
     @property
     def tip(self) -> FinalizedTip | None:
         return self._tip
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """The other process wakes nobody: each step asks for the next one in `POLL_MS`."""
 
     def step(self, submissions: Sequence[Submit], now_ms: int) -> StepResult:
         reasons = tuple((submit, self._send(submit)) for submit in submissions)

@@ -25,6 +25,7 @@ from headwater_firmware_sim.economy.evidence import list_evidence
 from headwater_firmware_sim.live.device import LiveDevice
 from headwater_firmware_sim.live.fleet import SharedTrainer, run_fleet
 from headwater_firmware_sim.verifier import RememberingVerifier
+from headwater_gateway.journal import is_complete
 from headwater_gateway.shell.broker import embedded_broker
 from headwater_gateway.shell.chain import StepResult
 from headwater_gateway.shell.mqtt import parse_broker_url
@@ -331,13 +332,4 @@ class _Demo:
 
     def _is_complete(self) -> bool:
         tip = self._service.hosts[MAIN_CHAIN].tip
-        if tip is None:
-            return False
-        main = tip.state.get(MAIN, MAIN_KEY)
-        return (
-            main is not None
-            and not main.is_merging
-            and main.epoch_started_ms == 0
-            and all(entry.is_final for _, entry in tip.state.items(SHARDS))
-            and is_paid_out(tip.state)
-        )
+        return tip is not None and is_complete(tip.state) and is_paid_out(tip.state)

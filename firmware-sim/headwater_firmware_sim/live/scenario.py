@@ -42,6 +42,7 @@ from headwater_firmware_sim.verifier import RememberingVerifier
 from headwater_firmware_sim.virtual.collector import Collector
 from headwater_firmware_sim.virtual.device import make_limits
 from headwater_firmware_sim.virtual.reader import RememberingReader
+from headwater_gateway.journal import is_complete
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.shell.chain import StepResult
 from headwater_gateway.shell.mqtt import parse_broker_url
@@ -50,7 +51,6 @@ from headwater_protocol.chain.block import header_digest
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
-from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS
 from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.shardchain.records import SHARD, SHARD_KEY
 
@@ -297,14 +297,7 @@ class _LiveRun:
         self._heights[chain] = tip.block.header.height
         if chain == MAIN_CHAIN:
             self._collector.on_main(tip.state, read_clock() - self._started_ms)
-            main = tip.state.get(MAIN, MAIN_KEY)
-            if (
-                main is not None
-                and not main.is_merging
-                and main.epoch_started_ms == 0
-                and all(entry.is_final for _, entry in tip.state.items(SHARDS))
-                and is_paid_out(tip.state)
-            ):
+            if is_complete(tip.state) and is_paid_out(tip.state):
                 self._done.set()
         else:
             self._collector.on_shard(chain, tip.state, self._started_ms)

@@ -30,6 +30,7 @@ from headwater_firmware_sim.virtual.holders import Holders
 from headwater_firmware_sim.virtual.spill import LARGE_FLEET, ResidualSpill, SpilledBlobStore
 from headwater_firmware_sim.virtual.sponsor import Sponsor
 from headwater_firmware_sim.virtual.world import World
+from headwater_gateway.journal import is_complete
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import header_digest
 from headwater_protocol.crypto.signing import SecretKey, require_libsodium
@@ -44,7 +45,6 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.bft.effects import Evidence
 from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.timeouts import Timeouts
-from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS
 from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.shardchain.records import (
     BATCHES,
@@ -438,15 +438,7 @@ class VirtualRun:
         tip = self._tips.get(MAIN_CHAIN)
         if tip is None:
             return False
-        main = tip.state.get(MAIN, MAIN_KEY)
-        return (
-            main is not None
-            and self._sponsor.is_done
-            and not main.is_merging
-            and main.epoch_started_ms == 0
-            and all(entry.is_final for _, entry in tip.state.items(SHARDS))
-            and is_paid_out(tip.state)
-        )
+        return self._sponsor.is_done and is_complete(tip.state) and is_paid_out(tip.state)
 
     # Results
 

@@ -27,6 +27,7 @@ from tests.support.ledgers import (
     attest_merge,
     delegates,
     execute,
+    hand_over,
     main_of,
     next_context,
     reasons,
@@ -344,10 +345,12 @@ def test_an_attestation_of_an_earlier_attempt_is_refused_and_a_new_one_counts(sh
     attest(main, signers[:2], b"m", attempt=1)
     assert main_of(main).is_merging
     attest(main, signers[2:], b"m", attempt=1)
+    hand_over(main)
     chain = main_of(main)
     assert (chain.epoch, chain.is_merging, chain.merge_attempt) == (1, False, 0)
     open_merge(shards, epoch=1)
     attest(main, signers, b"n")
+    hand_over(main)
     assert main_of(main).epoch == 2
 
 
@@ -394,9 +397,12 @@ def test_a_late_final_checkpoint_waits_for_the_others_next_ones(shards):
     main = shards.main
     open_merge(shards)
     shards.settle("a", is_final=True)
-    attest_merge(main, blob_digest(b"m"))
-    started = main.now_ms
-    assert main.app.next_timer() == started + TIMEOUT_MS
+    attest(main, delegates(main), b"m")
+    # The wait begins with the merge's completion, but the handover is due before.
+    completed = main.now_ms
+    assert main.app.next_timer() == 0
+    hand_over(main)
+    assert main.app.next_timer() == completed + TIMEOUT_MS
     shards.settle("b", epoch=1)
     assert not main_of(main).is_merging
     shards.settle("c", epoch=1)
@@ -419,6 +425,83 @@ def test_a_final_checkpoint_that_comes_after_the_merge_is_merged_too(shards):
     assert entry.correction == MergeCorrection(
         epoch=1, merged=blob_digest(b"m"), reference=reference
     )
+
+
+def test_a_final_checkpoint_beside_the_last_attestation_is_late_and_waits_from_then_on(shards):
+    main = shards.main
+    open_merge(shards)
+    body = AttestMerge(epoch=1, model=blob_digest(b"m"))
+    votes = [main.sign(signer, body) for signer in delegates(main)]
+    execute(main, *votes, shards.checkpoint("a", is_final=True, num_examples=4))
+    completed = main.now_ms
+    assert (entry_of(main, "a").epoch_examples, main_of(main).epoch) == (4, 0)
+    hand_over(main)
+    assert main_of(main).epoch_started_ms == completed
+    assert main.app.next_timer() == completed + TIMEOUT_MS
+
+
+def test_a_final_checkpoint_in_the_block_that_hands_over_counts_for_the_new_epoch(shards):
+    main = shards.main
+    open_merge(shards)
+    reference = shards.last["a"].model
+    attest(main, delegates(main), b"m")
+    assert main_of(main).epoch == 0
+    shards.settle("a", epoch=0, is_final=True, num_examples=4)
+    chain, entry = main_of(main), entry_of(main, "a")
+    assert (chain.epoch, chain.epoch_started_ms) == (1, main.now_ms)
+    assert (entry.epoch_checkpoints, entry.late_checkpoints) == (1, 0)
+    shards.settle("b", epoch=1)
+    shards.settle("c", epoch=1)
+    merge = merge_of(main, 2)
+    assert merge is not None
+    assert merge.inputs[0].correction == MergeCorrection(
+        epoch=1, merged=blob_digest(b"m"), reference=reference
+    )
+
+
+def test_the_block_that_hands_over_opens_the_next_merge_where_nobody_is_waited_for(shards):
+    main = shards.main
+    open_merge(shards)
+    for shard in "abc":
+        shards.settle(shard, is_final=True)
+    attest(main, delegates(main), b"m")
+    assert (main_of(main).epoch, merge_of(main, 2)) == (0, None)
+    hand_over(main)
+    chain = main_of(main)
+    assert (chain.epoch, chain.is_merging, chain.merge_opened_ms) == (1, True, main.now_ms)
+    assert main.app.next_timer() == main.now_ms + TIMEOUT_MS
+
+
+def test_nothing_follows_where_all_that_was_late_went_into_another_attempt(shards):
+    main = shards.main
+    open_merge(shards)
+    for shard in "abc":
+        shards.settle(shard, is_final=True)
+    main.block(after_ms=TIMEOUT_MS)
+    attest(main, delegates(main), b"m", attempt=1)
+    main.block(after_ms=10 * TIMEOUT_MS)
+    chain = main_of(main)
+    assert (chain.epoch, chain.is_merging, chain.epoch_started_ms) == (1, False, 0)
+    assert main.app.next_timer() is None
+
+
+def test_a_block_that_hands_over_late_reopens_nothing(shards):
+    main = shards.main
+    open_merge(shards)
+    shards.settle("a", is_final=True, num_examples=4)
+    attest(main, delegates(main), b"m")
+    main.block(after_ms=10 * TIMEOUT_MS)
+    first, second, chain = merge_of(main, 1), merge_of(main, 2), main_of(main)
+    assert first is not None
+    assert first.model == blob_digest(b"m")
+    assert second is not None
+    assert [(entry.shard, entry.num_examples) for entry in second.inputs] == [("a", 4)]
+    assert (chain.epoch, chain.is_merging, chain.merge_attempt) == (1, True, 0)
+    assert main.app.next_timer() == main.now_ms + TIMEOUT_MS
+    stale = main.sign(delegates(main)[0], AttestMerge(epoch=1, model=blob_digest(b"m")))
+    assert refusal(main, stale) is ReasonCode.WRONG_EPOCH
+    attest_merge(main, blob_digest(b"n"))
+    assert main_of(main).epoch == 2
 
 
 def test_what_a_late_shard_started_from_is_the_reference_if_it_never_was_in_a_merge(shards):
