@@ -61,8 +61,8 @@ check-protos: $(STAMP) ## Check that the committed classes are what the .proto f
 	  && for file in $(WIRE)/*_pb2.py $(WIRE)/*_pb2.pyi; do \
 	    cmp "$$file" "$$out/$${file#shard/}" || { echo "run make protos" >&2; exit 1; }; done
 
-crash: $(STAMP) ## Kill gateways, nodes, and a store while it writes
-	@$(BIN)/python -m pytest -m crash tests/crash tests/shard $(ARGS)
+crash: $(STAMP) ## Kill gateways and nodes, cut a device's power 10,000 times, and more
+	@$(BIN)/python -m pytest -m crash tests/crash tests/shard tests/agent $(ARGS)
 
 fuzz: $(STAMP) ## The long simulations: planted bugs, many seeds, thousands of connections
 	@$(BIN)/python -m pytest -m crash tests/simulation $(ARGS)

@@ -163,4 +163,6 @@ def test_console_scripts_exist() -> None:
         package = module.partition(".")[0]
         folder = next(folder for folder, held in PACKAGES.items() if held == package)
         path = ROOT / folder / (module.replace(".", "/") + ".py")
+        if not path.is_file():
+            path = path.with_suffix("") / "__init__.py"
         assert f"def {function}(" in path.read_text(), name

@@ -6,6 +6,7 @@ silently ignored is worse than none.
 
 import tomllib
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,80 +15,18 @@ from headwater_agent.data.config import DataConfig, parse_data
 from headwater_agent.guest.config import GuestConfig, parse_guest
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_protocol.errors import ConfigError
+from headwater_protocol.identifiers import Digest, EpochNumber, TimeMs
+from headwater_protocol.light.client import Pin
 
 MAX_CONFIG_BYTES: Final = 64 * 1024
 MAX_BROKERS: Final = 16
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 NETWORK_HEX_DIGITS: Final = 64
+DEFAULT_MAX_TRAINING_MS: Final = 30 * 60 * 1_000
 ROOT_KEYS: Final = (
     *("brokers", "genesis", "network", "shard", "weight", "key", "state"),
-    *("enrolment", "data", "guest", "login", "tls", "limits"),
+    *("enrolment", "data", "guest", "login", "tls", "trust", "limits"),
 )
-
-TEMPLATE: Final = """\
-# A Headwater device. Paths are relative to this file. Unknown keys are refused.
-
-# MQTT brokers, mqtt://host:port or mqtts://host:port (TLS). With several, the device goes to the
-# next one when a connection fails.
-brokers = [{brokers}]
-
-# The network: its genesis file, and the digest that you were told by somebody you trust. The
-# device starts only if the file has this digest; everything it believes follows from it.
-genesis = {genesis}
-network = {network}
-
-# The shard that the device is enrolled in, and its weight there: how often it is drawn for a
-# round, compared with others. It has to be the weight on the ledger.
-shard = {shard}
-weight = 1
-
-# The secret key. Whoever has it can sign as this device. Keep a copy nowhere else: two processes
-# with one key can sign two updates for a round.
-key = {key}
-
-# What has to survive a power cut: the signed update, the error-feedback memory, counters.
-state = {state}
-
-[data]
-# The device's own examples: a folder of *.csv with the class label last, or an .npz file with the
-# arrays "features" and "labels". They never leave this device. Named columns, a SQLite query, a
-# sensor's MQTT topic and a Python function do as well: see docs/data-sources.md.
-path = {data}
-# max_examples = 100000             # kept in memory, a fair sample of all that came
-
-# [guest]                            # when it may train; the defaults
-# hours = []                         # ["22:00-06:00"] at night only; local time
-# power = "any"                      # "mains": not on battery
-# min_battery_percent = 0            # while on battery
-# max_temperature_c = 80             # of the processor
-# max_load = 0                       # one-minute load average for each core; 0 does not look
-# stops_when_throttled = true        # a Raspberry Pi that is too hot or has too little voltage
-# max_memory_bytes = 0               # of this process, what training needs included; 0 is no limit
-# cores = 1                          # that training may use
-# pinned_cores = []                  # [3] keeps the whole process on core 3
-# niceness = 10                      # 0 to 19; the higher, the more it gives way
-# look_again_s = 60                  # after a refusal; doubles up to 15 minutes while throttled
-
-# [login]
-# username = "device-1"
-# password_file = "password.txt"     # its first line
-
-# [tls]                              # for mqtts://
-# ca_file = "ca.pem"                 # default: the system's authorities
-# cert_file = "device.pem"           # a client certificate, if the broker asks for one
-# key_file = "device-tls.key"
-
-# [limits]                           # the defaults
-# max_parameters = 1048576           # of a model that this device trains
-# max_program_bytes = 4194304        # of a training program
-# max_outbox_bytes = 1048576         # of a signed update
-# max_data_bytes = 67108864          # of the examples in memory
-# first_resend_ms = 5000             # wait before an update is sent again; doubles
-# max_resend_ms = 120000
-# first_refetch_ms = 5000            # wait before a blob is asked for again; doubles
-# max_refetch_ms = 60000
-# resume_jitter_ms = 2000            # random wait after a reconnect
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +77,10 @@ class AgentConfig:
     limits: DeviceLimits
     enrolment: Path | None = None
     """What a registrar said; with it the device renews its certificate."""
+    pin: Pin | None = None
+    """An epoch that the operator vouches for."""
+    max_training_ms: int = DEFAULT_MAX_TRAINING_MS
+    """Of one training; a longer one hangs."""
 
 
 class _Table:
@@ -165,13 +108,31 @@ class _Table:
     def optional_path(self, key: str) -> Path | None:
         return self.path(key) if key in self._values else None
 
-    def number(self, key: str, default: int) -> int:
+    def number(self, key: str, default: int, *, least: int = 1) -> int:
         value = self._take(key)
         if value is None:
             return default
-        if type(value) is not int or value < 1:
-            raise ConfigError(self.key(key), f"is {value!r}", fix="give a whole number from 1")
+        if type(value) is not int or value < least:
+            fix = f"give a whole number from {least}"
+            raise ConfigError(self.key(key), f"is {value!r}", fix=fix)
         return value
+
+    def time(self, key: str) -> TimeMs:
+        value = self._take(key)
+        fix = 'give UTC, such as "2026-01-31T00:00:00Z"'
+        if value is None:
+            raise ConfigError(self.key(key), "is missing", fix=fix)
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ConfigError(self.key(key), f"{str(value)[:80]!r} is no time", fix=fix) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment < datetime(1970, 1, 1, tzinfo=UTC):
+            raise ConfigError(self.key(key), f"{moment} is too early", fix=fix)
+        return TimeMs(int(moment.timestamp()) * 1_000)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def texts(self, key: str) -> list[str]:
         value = self._take(key)
@@ -209,10 +170,19 @@ class _Table:
 
 
 def load_config(path: Path) -> AgentConfig:
-    """Read and check the file at `path`.
+    """Read and check the file at `path`, and nothing else.
 
     Raises:
         ConfigError: Names the key and the fix.
+    """
+    return parse_config(read_values(path), folder=path.parent)
+
+
+def read_values(path: Path) -> dict[str, object]:
+    """The TOML document at `path`.
+
+    Raises:
+        ConfigError: If it cannot be read or is none.
     """
     try:
         data = path.read_bytes()
@@ -225,10 +195,9 @@ def load_config(path: Path) -> AgentConfig:
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(str(path), f"has {len(data)} bytes", fix=f"stay under {MAX_CONFIG_BYTES}")
     try:
-        values = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"is not TOML: {error}", fix="correct that place") from None
-    return parse_config(values, folder=path.parent)
 
 
 def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
@@ -250,6 +219,8 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
     tls = _parse_tls(root.table("tls") or _Table("tls", {}, folder))
     limits = root.table("limits") or _Table("limits", {}, folder)
     max_data_bytes = limits.number("max_data_bytes", 64 * 1024 * 1024)
+    max_training_ms = limits.number("max_training_ms", DEFAULT_MAX_TRAINING_MS)
+    pin = _parse_trust(root.table("trust") or _Table("trust", {}, folder))
     device_limits = _parse_limits(limits)
     root.require_empty(ROOT_KEYS)
     return AgentConfig(
@@ -266,6 +237,8 @@ def parse_config(values: dict[str, object], *, folder: Path) -> AgentConfig:
         tls=tls,
         limits=device_limits,
         enrolment=enrolment,
+        pin=pin,
+        max_training_ms=max_training_ms,
     )
 
 
@@ -294,40 +267,35 @@ def parse_broker(text: str) -> BrokerAddress:
     )
 
 
-def format_template(
-    *, brokers: list[str], genesis: str, network: str, shard: str, key: str, state: str, data: str
-) -> str:
-    """A commented `agent.toml` with these values."""
-    return TEMPLATE.format(
-        brokers=", ".join(_quote(broker) for broker in brokers),
-        genesis=_quote(genesis),
-        network=_quote(network),
-        shard=_quote(shard),
-        key=_quote(key),
-        state=_quote(state),
-        data=_quote(data),
-    )
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    if not escaped.isprintable():
-        raise ConfigError("init", f"{text!r} holds a control character", fix="leave it out")
-    return f'"{escaped}"'
-
-
 def _parse_network(text: str) -> bytes:
+    return _parse_digest("network", text, what="the genesis digest")
+
+
+def _parse_digest(key: str, text: str, *, what: str) -> bytes:
     try:
-        network = bytes.fromhex(text)
+        digest = bytes.fromhex(text)
     except ValueError:
-        network = b""
-    if len(network) * 2 != NETWORK_HEX_DIGITS:
+        digest = b""
+    if len(digest) * 2 != NETWORK_HEX_DIGITS:
         raise ConfigError(
-            "network",
+            key,
             f"{text[:80]!r} is no digest",
-            fix=f"give the genesis digest, {NETWORK_HEX_DIGITS} hexadecimal digits",
+            fix=f"give {what}, {NETWORK_HEX_DIGITS} hexadecimal digits",
         )
-    return network
+    return digest
+
+
+def _parse_trust(table: _Table) -> Pin | None:
+    names = ("pin_epoch", "pin_digest", "pin_time")
+    if len(table) == 0:
+        return None
+    epoch = table.number("pin_epoch", -1, least=0)
+    if epoch < 0:
+        raise ConfigError("trust.pin_epoch", "is missing", fix="give " + ", ".join(names))
+    digest = _parse_digest("trust.pin_digest", table.text("pin_digest"), what="the epoch's digest")
+    pin = Pin(epoch=EpochNumber(epoch), digest=Digest(digest), time_ms=table.time("pin_time"))
+    table.require_empty(names)
+    return pin
 
 
 def _parse_login(table: _Table | None) -> Login | None:
@@ -356,7 +324,7 @@ def _parse_limits(table: _Table) -> DeviceLimits:
     defaults = DeviceLimits()
     names = tuple(field.name for field in fields(DeviceLimits))
     values = {name: table.number(name, getattr(defaults, name)) for name in names}
-    table.require_empty(("max_data_bytes", *names))
+    table.require_empty(("max_data_bytes", "max_training_ms", *names))
     try:
         return DeviceLimits(**values)
     except ValueError as error:

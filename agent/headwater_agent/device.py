@@ -46,6 +46,7 @@ from headwater_agent.machine.fetcher import BlobFetcher
 from headwater_agent.machine.gate import Gate
 from headwater_agent.machine.inputs import (
     Arrived,
+    ClockSet,
     Connected,
     Connecting,
     Disconnected,
@@ -63,7 +64,7 @@ from headwater_agent.machine.job import (
     list_blobs,
     make_request,
 )
-from headwater_agent.machine.limits import ENTROPY_BYTES, DeviceLimits
+from headwater_agent.machine.limits import DAY_MS, ENTROPY_BYTES, DeviceLimits
 from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
 from headwater_agent.machine.reading import DirectReader, Reader
 from headwater_agent.machine.speed import Speedometer
@@ -83,6 +84,7 @@ from headwater_protocol.identifiers import (
     EpochNumber,
     Network,
     RoundNumber,
+    TimeMs,
 )
 from headwater_protocol.light.client import Pin
 from headwater_protocol.light.errors import WrongEpoch
@@ -195,6 +197,7 @@ class Device:
         )
         self._is_connected = False
         self._job: Job | None = None
+        self._base: Digest | None = None
         self._effects: list[Effect] = []
         self._asks_permission = asks_permission
         self._permission: Permission | None = None
@@ -234,6 +237,31 @@ class Device:
         return self._tally.answers
 
     @property
+    def announced_round(self) -> RoundNumber:
+        """The newest round that was certified; 0 if none was heard of since the start."""
+        return self._gate.announced_round
+
+    @property
+    def block_time_ms(self) -> int:
+        """Of the newest certified block, of either chain: the time is not earlier."""
+        return max(self._gate.block_time_ms, self._gate.trust.trusted.time_ms)
+
+    @property
+    def base(self) -> Digest | None:
+        """The model that the newest round starts from; None if none was heard of."""
+        return self._base
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the trainer has the round in work."""
+        return self._job is not None and self._job.is_training
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the round in work waits for the machine to permit it."""
+        return self._job is not None and self._job.look_again_ms is not None
+
+    @property
     def round_in_work(self) -> RoundNumber | None:
         """The round that is fetched for or trained on."""
         return None if self._job is None else self._job.round.number
@@ -256,6 +284,10 @@ class Device:
                     self._on_connected(message, now_ms)
                 case Disconnected():
                     self._is_connected = False
+                case ClockSet():
+                    self._outbox.shift(message.shift_ms)
+                    self._fetcher.shift(message.shift_ms)
+                    self._shift(message.shift_ms, now_ms)
                 case Stopping():
                     if self._is_connected:
                         self._effects.append(self._status(is_online=False))
@@ -405,6 +437,7 @@ class Device:
     def _on_round(self, announcement: Announcement, now_ms: int) -> None:
         """Act on what more than two thirds of the power say about the newest round."""
         round_, task = announcement.round, announcement.task
+        self._base = round_.base
         is_open = round_.phase is RoundPhase.COLLECT
         entry = self._outbox.entry
         is_past = entry is not None and (round_.number > entry.round or not is_open)
@@ -538,25 +571,37 @@ class Device:
             self._abandon(error.reason, str(error))
             raise
         self._job = None
+        latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
+        entry = replace(made.entry, deadline_ms=TimeMs(min(made.entry.deadline_ms, latest_ms)))
         self._persist(
             Changes(
                 sequence=self._state.sequence + 1,
-                last_signed_round=made.entry.round,
-                outbox=made.entry,
+                last_signed_round=entry.round,
+                outbox=entry,
                 residual=made.residual,
             )
         )
         self._notice(
             Event.SIGNED,
-            made.entry.round,
+            entry.round,
             ReasonCode.OK,
-            f"{len(made.entry.update)} bytes, {trained.num_examples} examples, "
+            f"{len(entry.update)} bytes, {trained.num_examples} examples, "
             f"{trained.num_steps} steps{'' if trained.has_finished else ' until time ran out'}, "
             f"mean loss {trained.mean_loss:.4f}",
         )
-        self._outbox.put(made.entry, now_ms)
+        self._outbox.put(entry, now_ms)
         if self._is_connected:
             self._send_due(now_ms)
+
+    def _shift(self, shift_ms: int, now_ms: int) -> None:
+        """The clock was set: what is measured goes on, and a wait by the wrong clock is over."""
+        if self._sent_ms is not None:
+            self._sent_ms += shift_ms
+        if self._fetching_since_ms is not None:
+            self._fetching_since_ms += shift_ms
+        if self._job is not None and self._job.look_again_ms is not None:
+            # Until when to wait may have followed from the time of day.
+            self._job.look_again_ms = now_ms
 
     def _measure_fetch(self, job: Job, now_ms: int) -> None:
         since_ms, self._fetching_since_ms = self._fetching_since_ms, None

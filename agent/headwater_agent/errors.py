@@ -1,6 +1,8 @@
-"""What a device finds wrong with its inputs, beyond what the protocol's own checks find."""
+"""What a device finds wrong with its inputs and its disk, beyond the protocol's own checks."""
 
-from headwater_protocol.errors import InvalidMessage
+from pathlib import Path
+
+from headwater_protocol.errors import InvalidMessage, StorageError
 from headwater_protocol.reasons import ReasonCode
 
 
@@ -20,3 +22,70 @@ class NotDelegate(InvalidMessage):
     """A receipt is signed by a key that is no delegate of the shard."""
 
     reason = ReasonCode.NOT_PERMITTED
+
+
+class StateInUse(StorageError):
+    """Another process holds the state: two that sign with one key could sign two updates."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is in use by another process; only one may sign with a key: "
+            "stop the other one (systemctl stop headwater-agent)"
+        )
+
+
+class DamagedState(StorageError):
+    """What is on disk is no state; `path` was not changed."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {problem}; "
+            "start the agent: it sets the file aside and tells the way back"
+        )
+        self.path = path
+        self.problem = problem
+
+
+class DiskUnavailable(StorageError):
+    """The disk takes no writes for now; the state on it is whole, and the fix is the owner's."""
+
+    def __init__(self, path: Path, problem: str, *, fix: str) -> None:
+        super().__init__(f"{path}: {problem}; {fix}")
+        self.path = path
+        self.problem = problem
+        self.fix = fix
+
+
+class DiskFull(DiskUnavailable):
+    """No space is left."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path,
+            "the disk is full",
+            fix="free some space (journalctl --vacuum-size=50M, apt-get clean); "
+            "the agent goes on by itself",
+        )
+
+
+class DiskReadOnly(DiskUnavailable):
+    """The file system or the file cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path,
+            "cannot be written, the file system is read-only or the file is another user's",
+            fix="look at dmesg for errors of the card, then mount -o remount,rw, or chown the "
+            "file; the agent goes on by itself",
+        )
+
+
+class DiskFailing(DiskUnavailable):
+    """The disk reports errors; what it holds has to be read anew."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            path,
+            f"the disk reports an error ({problem})",
+            fix="look at dmesg, and replace the card or disk if it says I/O error",
+        )

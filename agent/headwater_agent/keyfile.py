@@ -5,11 +5,15 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from headwater_agent.storage.files import write_durably
 from headwater_protocol.crypto.signing import SEED_BYTES, SecretKey
 from headwater_protocol.errors import ConfigError
 
 KEY: Final = "key"
 MAX_KEY_FILE_BYTES: Final = 1_024
+GROUP_BITS: Final = 0o070
+OTHERS_BITS: Final = 0o007
+CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 
 
 def create_key(path: Path, seed: bytes) -> SecretKey:
@@ -20,17 +24,13 @@ def create_key(path: Path, seed: bytes) -> SecretKey:
     """
     key = SecretKey(seed)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_durably(path, f"{seed.hex()}\n".encode("ascii"), mode=0o600, is_new=True)
     except FileExistsError:
         raise ConfigError(
             KEY, f"{path} exists already", fix="use it, or name another file with --key"
         ) from None
     except OSError as error:
         raise ConfigError(KEY, f"cannot write {path}: {error}", fix="name another file") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(seed.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     return key
 
 
@@ -50,7 +50,7 @@ def load_key(path: Path) -> SecretKey:
         ) from None
     except OSError as error:
         raise ConfigError(KEY, f"cannot read {path}: {error}", fix="check permissions") from None
-    if mode & 0o077:
+    if mode & (OTHERS_BITS if _is_credential(path) else OTHERS_BITS | GROUP_BITS):
         raise ConfigError(KEY, f"{path} can be read by others", fix=f"chmod 600 {path}")
     try:
         seed = bytes.fromhex(text.decode("ascii"))
@@ -61,3 +61,12 @@ def load_key(path: Path) -> SecretKey:
             KEY, f"{path} holds no key", fix=f"it has {2 * SEED_BYTES} hexadecimal digits"
         )
     return SecretKey(seed)
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd put the file there for this service.
+
+    It lets one user in by an access list, whose mask shows as the group's bits.
+    """
+    folder = os.environ.get(CREDENTIALS_VARIABLE)
+    return bool(folder) and path.parent == Path(str(folder))

@@ -2,45 +2,47 @@
 
 Write-ahead log with `synchronous=FULL`: when `apply` returns, the changes survive a power cut, and
 a cut during it leaves the state before or after, nothing between. The file belongs to one key on
-one network and is locked for as long as it is open, because two processes with one key could sign
-two updates for a round.
+one network and is held for as long as it is open, because two processes with one key could sign two
+updates for a round. Others may look at it meanwhile; see `storage/reading.py`.
 """
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Final, Self, TypeVar
+from types import TracebackType
+from typing import Final, Self
 
 from headwater_agent.data.keep import ExampleTable
+from headwater_agent.errors import DamagedState
 from headwater_agent.machine.limits import MAX_RECEIPTS
-from headwater_agent.state import Changes, DeviceState, OutboxEntry, Residual
-from headwater_protocol.encoding.record import decode_record, encode_record
+from headwater_agent.state import Changes, DeviceState
+from headwater_agent.storage.disk import MAX_LOG_PAGES, Database, Disk, RealDisk, explain_disk
+from headwater_agent.storage.loading import get_entry, load_state
+from headwater_agent.storage.proofs import SCHEMA as PROOF_SCHEMA
+from headwater_agent.storage.proofs import keep_books
+from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import InvalidMessage, StorageError
-from headwater_protocol.identifiers import DeviceId, Network, RoundNumber
-from headwater_protocol.light.shard import ShardTrust
+from headwater_protocol.identifiers import DeviceId, Network
 from headwater_protocol.messages.receipt import SignedReceipt
 from headwater_protocol.reasons import ReasonCode
 
 FORMAT: Final = 1
 """Of the tables; a file of another format is refused."""
 
-MAX_RESIDUAL_RECORD_BYTES: Final = 65 * 1024 * 1024
-"""A residual is the one record that may exceed the limit of messages."""
+MAX_REPORT_CHARACTERS: Final = 16 * 1024
+"""Of what the running agent says about itself."""
 
-BUSY_TIMEOUT_S: Final = 0.5
-"""How long to wait for another process that is just ending."""
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entry (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS receipt (id INTEGER PRIMARY KEY AUTOINCREMENT, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS counter (
-    kind TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (kind, reason)
-) WITHOUT ROWID;
-"""
-
-R = TypeVar("R")
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS entry (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS receipt (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+    "value BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS counter (kind TEXT NOT NULL, reason TEXT NOT NULL, "
+    "count INTEGER NOT NULL, PRIMARY KEY (kind, reason)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS report (id INTEGER PRIMARY KEY CHECK (id = 1), "
+    "value TEXT NOT NULL)",
+    *PROOF_SCHEMA,
+)
 
 
 class StateStore:
@@ -51,68 +53,96 @@ class StateStore:
         device: Whose state it is.
         network: On which network; None leaves a new file to the network of its first use.
         creates: Start with an empty state if there is no file.
+        disk: Where the file lives; the machine's own if not given.
 
     Raises:
-        StorageError: If the file is missing, locked, damaged, or another device's or network's.
+        StateInUse: If another process has it.
+        DamagedState: If what is there is no database, or not whole.
+        DiskUnavailable: If it cannot be written.
+        StorageError: If it is missing, or another device's or network's.
     """
 
     def __init__(
-        self, path: Path, *, device: DeviceId, network: Network | None, creates: bool
+        self,
+        path: Path,
+        *,
+        device: DeviceId,
+        network: Network | None,
+        creates: bool,
+        disk: Disk | None = None,
     ) -> None:
         self._path = path
-        if not creates and not path.exists():
+        disk = disk or RealDisk()
+        if not creates and not disk.exists(path):
             raise StorageError(f"{path} does not exist")
+        self._lock = disk.hold(path)
         try:
-            # The residual and the update say something about the owner's data.
-            path.touch(mode=0o600, exist_ok=True)
-            self._database = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self._database: Database = disk.open(path)
+        except (sqlite3.Error, OSError) as error:
+            self._lock.close()
+            raise explain_disk(path, error) from error
+        try:
+            is_owner = self._prepare(device, network)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            self._abandon()
+            raise self._explain(error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        if not is_owner:
+            self._abandon()
+            raise StorageError(
+                f"{path} is the state of another device, network or format; name the right one "
+                "with the key state of the configuration"
             )
-            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
+
+    def _prepare(self, device: DeviceId, network: Network | None) -> bool:
+        """Make it durable, check it, and tell whether it is this device's."""
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute(f"PRAGMA wal_autocheckpoint={MAX_LOG_PAGES}")
+        row = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if row != ("ok",):
+            raise DamagedState(self._path, "no answer" if row is None else str(row[0]))
+        with self._transaction():
+            for statement in _SCHEMA:
+                self._database.execute(statement)
             is_owner = self._claim("format", b"%d" % FORMAT) and self._claim("device", device)
             if network is not None:
                 is_owner = is_owner and self._claim("network", network)
-        except (sqlite3.Error, OSError, ValueError) as error:
-            raise StorageError(self._explain(error)) from error
-        if not is_owner:
+            return is_owner
+
+    def _abandon(self) -> None:
+        try:
             self._database.close()
-            raise StorageError(f"{path} is the state of another device, network or format")
+        except (sqlite3.Error, OSError):
+            # What brought us here is told; the file stays as it is.
+            pass
+        finally:
+            self._lock.close()
 
     def load(self) -> DeviceState:
         """The state that was applied last.
 
         Raises:
+            DamagedState: If a record in it does not decode.
             StorageError: If it cannot be read.
         """
         try:
-            receipts = self._database.execute("SELECT value FROM receipt ORDER BY id").fetchall()
-            return DeviceState(
-                session=self._get_integer("session"),
-                sequence=self._get_integer("sequence"),
-                last_signed_round=RoundNumber(self._get_integer("last_signed_round")),
-                outbox=self._get_record(OutboxEntry, "outbox"),
-                residual=self._get_residual(),
-                program=self._get("program"),
-                trust=self._get_record(ShardTrust, "trust"),
-                receipts=tuple(decode_record(SignedReceipt, value) for (value,) in receipts),
-                rejections=self._get_counts("rejection"),
-                answers=self._get_counts("answer"),
-            )
+            return load_state(self._database)
         except (sqlite3.Error, InvalidMessage, ValueError) as error:
-            raise StorageError(self._explain(error)) from error
+            raise self._explain(error) from error
 
     def apply(self, changes: Changes) -> None:
         """Make `changes` durable, all or none.
 
         Raises:
-            StorageError: If they could not be written; the state on disk is the one before.
+            DiskUnavailable: If the disk takes no writes; the state on it is the one before.
+            StorageError: If they could not be written for another reason.
         """
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
+            with self._transaction():
+                keep_books(self._database, changes)
                 self._write(_entries(changes))
                 if changes.clears_outbox:
                     self._database.execute("DELETE FROM entry WHERE name = 'outbox'")
@@ -120,21 +150,49 @@ class StateStore:
                     self._append_receipt(changes.receipt)
                 self._write_counts("rejection", changes.rejections)
                 self._write_counts("answer", changes.answers)
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StorageError(self._explain(error)) from error
+        except (sqlite3.Error, OSError, InvalidMessage) as error:
+            raise self._explain(error) from error
+
+    def write_report(self, text: str) -> None:
+        """Replace what the running agent says about itself; not synced, so it wears no card.
+
+        The next `apply` syncs it along. A cut may lose the report and nothing else.
+
+        Raises:
+            StorageError: If it could not be written.
+        """
+        if len(text) > MAX_REPORT_CHARACTERS:
+            raise ValueError(f"a report has at most {MAX_REPORT_CHARACTERS} characters")
+        try:
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            try:
+                with self._transaction():
+                    self._database.execute("INSERT OR REPLACE INTO report VALUES (1, ?)", (text,))
+            finally:
+                self._database.execute("PRAGMA synchronous=FULL")
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
 
     @property
     def examples(self) -> ExampleTable:
         """Where a stream's examples are kept; used in the thread that calls `apply`."""
-        return ExampleTable(self._database)
+        return ExampleTable(self._database, self._path)
 
     def close(self) -> None:
-        """Fold the log into the file and release the lock."""
-        self._database.close()
+        """Fold the log into the file and let go of it."""
+        self._abandon()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or none; after an error, none is open."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        finally:
+            # A full disk fails in COMMIT and may leave the transaction open.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
 
     def __enter__(self) -> Self:
         return self
@@ -147,44 +205,16 @@ class StateStore:
     ) -> None:
         self.close()
 
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            return f"{self._path} is in use by another process; only one may sign with a key"
-        return f"{self._path}: {error}"
+    def _explain(self, error: Exception) -> StorageError:
+        if isinstance(error, InvalidMessage | ValueError):
+            return DamagedState(self._path, str(error))
+        return explain_disk(self._path, error)
 
     def _claim(self, name: str, value: bytes) -> bool:
-        found = self._get(name)
+        found = get_entry(self._database, name)
         if found is None:
             self._write([(name, value)])
         return found is None or found == value
-
-    def _get(self, name: str) -> bytes | None:
-        row = self._database.execute("SELECT value FROM entry WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return None
-        if not isinstance(row[0], bytes):
-            raise ValueError(f"{name} is no byte string")
-        return row[0]
-
-    def _get_integer(self, name: str) -> int:
-        value = self._get(name)
-        return 0 if value is None else int(value)
-
-    def _get_record(self, kind: type[R], name: str) -> R | None:
-        value = self._get(name)
-        return None if value is None else decode_record(kind, value)
-
-    def _get_residual(self) -> Residual | None:
-        value = self._get("residual")
-        if value is None:
-            return None
-        return decode_record(Residual, value, max_bytes=MAX_RESIDUAL_RECORD_BYTES)
-
-    def _get_counts(self, kind: str) -> Mapping[ReasonCode, int]:
-        rows = self._database.execute(
-            "SELECT reason, count FROM counter WHERE kind = ? ORDER BY reason", (kind,)
-        )
-        return MappingProxyType({ReasonCode(reason): int(count) for reason, count in rows})
 
     def _write(self, entries: Iterable[tuple[str, bytes]]) -> None:
         self._database.executemany(

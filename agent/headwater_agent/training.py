@@ -55,6 +55,8 @@ class LocalTraining:
     Args:
         examples: Fixed ones, or a source that is asked before each training.
         num_threads: Of the runtime.
+        trial: Called with a program before this process runs it for the first time; raises
+            `InvalidMessage` for one that must not run here. None trusts every program.
         monotonic_s: A clock for the time that training takes.
     """
 
@@ -63,6 +65,7 @@ class LocalTraining:
         examples: Dataset | GivesExamples,
         *,
         num_threads: int = 1,
+        trial: Callable[[bytes], None] | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         # Imported here, because the runtime is an extra and takes memory.
@@ -70,6 +73,7 @@ class LocalTraining:
 
         self._examples = examples
         self._num_threads = num_threads
+        self._trial = trial
         self._monotonic_s = monotonic_s
         self._make_trainer = Trainer
         self._trainer: Trainer | None = None
@@ -86,7 +90,7 @@ class LocalTraining:
             reason, detail = error.reason, str(error)
         except HeadwaterError as error:
             reason, detail = ReasonCode.OUT_OF_BOUNDS, str(error)
-        except (MemoryError, RuntimeError, ValueError) as error:
+        except (MemoryError, OSError, RuntimeError, ValueError) as error:
             reason, detail = ReasonCode.UNAVAILABLE, f"{type(error).__name__}: {error}"
         return TrainingFailed(round=request.round, reason=reason, detail=detail)
 
@@ -99,6 +103,8 @@ class LocalTraining:
             program = Program(request.program)
             if program.digest != request.program_digest:
                 raise WrongDigest("the program is another one than the task's")
+            if self._trial is not None:
+                self._trial(request.program)
             self._trainer = self._make_trainer(program, num_threads=self._num_threads)
         program = self._trainer.program
         if program.tensor_sizes != request.tensor_sizes:
@@ -151,6 +157,7 @@ class TrainingWorker:
         self._condition = threading.Condition()
         self._waiting: Train | None = None
         self._is_stopping = False
+        self._began_s: float | None = None
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._thread.start()
 
@@ -159,6 +166,12 @@ class TrainingWorker:
         with self._condition:
             self._waiting = request
             self._condition.notify()
+
+    @property
+    def busy_s(self) -> float:
+        """Since when the request at work is at work, in seconds; 0 if there is none."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def stop(self) -> None:
         """End the thread; a run that does not end in time is left to the process's end."""
@@ -176,7 +189,12 @@ class TrainingWorker:
                     return
                 request, self._waiting = self._waiting, None
             if request is not None:
-                self._deliver(self._training.run(request))
+                self._began_s = time.monotonic()
+                try:
+                    outcome = self._training.run(request)
+                finally:
+                    self._began_s = None
+                self._deliver(outcome)
 
 
 def count_work(num_examples: int, *, steps: int, planned: int) -> int:

@@ -1,11 +1,15 @@
 """agent.toml: what is accepted, and one line with the fix for what is not."""
 
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from headwater_agent.config import format_template, load_config, parse_broker, parse_config
+from headwater_agent.config import load_config, parse_broker, parse_config
+from headwater_agent.config_template import TEMPLATE, format_template, list_keys
+from headwater_agent.guest.config import DEFAULT_GUEST
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_protocol.errors import ConfigError
 
@@ -42,16 +46,35 @@ def test_template_is_a_valid_file_whose_comments_name_every_key() -> None:
     config = parse_config(tomllib.loads(text), folder=Path())
     assert config.genesis == Path('odd "name"\\')
     assert [broker.port for broker in config.brokers] == [1, 1883]
-    uncommented = "\n".join(
-        line.removeprefix("# ") if line.startswith("# [") or " = " in line else line
-        for line in text.splitlines()
-    )
-    full = parse_config(tomllib.loads(uncommented), folder=Path())
+    uncommented = re.sub(r"^# (?=\[|[a-z_]+ = )", "", text, flags=re.MULTILINE)
+    values = tomllib.loads(uncommented)
+    del values["data"]["per_class"]
+    full = parse_config(values, folder=Path())
+    assert replace(full.guest, pinned_cores=()) == DEFAULT_GUEST
     assert full.login is not None
     assert full.limits == DeviceLimits()
     assert full.tls.ca_file == Path("ca.pem")
     for name in DeviceLimits.__dataclass_fields__:
         assert name in text
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("sqlite", {"label": "state", "features": ["speed"]}),
+        ("mqtt", {"label": {"field": "state"}}),
+        ("python", {}),
+    ],
+)
+def test_template_names_the_keys_of_every_source(source: str, more: dict[str, object]) -> None:
+    _, _, after = TEMPLATE.partition(f'# With source = "{source}"')
+    block = re.match(r"[^\n]*\n((?:## .*\n)+)", after)
+    assert block is not None
+    own = tomllib.loads(re.sub(r"^## ", "", block[1], flags=re.MULTILINE))
+    data = {"source": source, **own, **more}
+    config = parse_config(MINIMAL | {"data": data}, folder=Path())
+    assert config.data.memory.max_examples == 100_000
+    assert set(own) <= {key for table, key in list_keys() if table == "data"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_agent.machine.backoff import Jitter, compute_wait_ms
-from headwater_agent.machine.limits import DeviceLimits
+from headwater_agent.machine.limits import MAX_OUTBOX_DAYS, DeviceLimits
 from headwater_protocol.messages.update import MAX_UPDATE_BYTES
 
 
@@ -37,6 +37,8 @@ def test_jitter_spreads_and_repeats_from_its_seed() -> None:
         {"max_outbox_bytes": 0},
         {"max_parameters": 0},
         {"max_program_bytes": 0},
+        {"max_outbox_days": 0},
+        {"max_outbox_days": MAX_OUTBOX_DAYS + 1},
         {"first_resend_ms": 0},
         {"resume_jitter_ms": 0},
         {"first_refetch_ms": 2, "max_refetch_ms": 1},
@@ -45,6 +47,10 @@ def test_jitter_spreads_and_repeats_from_its_seed() -> None:
 def test_limits_that_make_no_sense_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError):
         DeviceLimits(**changes)
+
+
+def test_longest_wait_of_an_update_is_allowed() -> None:
+    assert DeviceLimits(max_outbox_days=MAX_OUTBOX_DAYS).max_outbox_days == MAX_OUTBOX_DAYS
 
 
 def test_largest_update_of_the_protocol_is_allowed() -> None:

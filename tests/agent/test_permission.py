@@ -14,7 +14,7 @@ from headwater_agent.machine.effects import (
     Subscribe,
     Train,
 )
-from headwater_agent.machine.inputs import Permission, Trained
+from headwater_agent.machine.inputs import ClockSet, Permission, Trained
 from headwater_agent.machine.job import TRAINING_SHARE_THOUSANDTHS
 from headwater_protocol.chain.cohort import Capability
 from headwater_protocol.crypto.signing import DirectVerifier
@@ -118,6 +118,20 @@ def test_refusal_puts_the_training_off_within_the_round() -> None:
     assert events(world.refuse(reason="temperature")) == [Event.WAITING]
     world.run_timers(world.now_ms + 10_000)
     assert len(requests_in(world.permit())) == 1
+
+
+@pytest.mark.parametrize("shift_ms", [-(10**12), 60_000, 10**6])
+def test_a_clock_that_was_set_makes_it_look_again_at_once(shift_ms: int) -> None:
+    world = make_world()
+    world.tell(world.net.announced())
+    assert not world.device.is_waiting
+    world.refuse(wait_ms=30_000)
+    assert world.device.is_waiting
+    world.now_ms += shift_ms
+    world.tell(ClockSet(shift_ms=shift_ms))
+    later = world.run_timers(world.now_ms)
+    assert len(only(later, AskPermission)) == (shift_ms < COLLECT_MS)
+    assert not world.device.is_waiting
 
 
 def test_round_that_cannot_be_reached_is_declined_at_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 from headwater_agent.machine.effects import Persist
 from headwater_agent.machine.limits import MAX_RECEIPTS
 from headwater_agent.state import Changes, DeviceState, Residual
+from headwater_agent.storage.loading import get_entry
 from headwater_agent.store import StateStore
 from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import DeviceId, Network, RoundNumber, TaskId
@@ -72,8 +73,8 @@ def test_changes_that_cannot_be_written_whole_are_not_written_at_all(tmp_path: P
                     rejections=MappingProxyType({ReasonCode.BUSY: 1}),
                 )
             )
-        assert store._get_integer("session") == 1
-        assert store._get_integer("last_signed_round") == 0
+        assert get_entry(store._database, "session") == b"1"
+        assert get_entry(store._database, "last_signed_round") is None
 
 
 def test_second_process_with_the_same_state_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import paho.mqtt.client as mqtt
 from amqtt.broker import Broker
 from paho.mqtt.enums import CallbackAPIVersion
 
+SHUTDOWN_TIMEOUT_S = 3.0
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -34,7 +36,9 @@ def running_broker(port: int) -> Iterator[None]:
         await broker.start()
         started.set()
         await ended.wait()
-        await broker.shutdown()
+        # It may wait for ever for an acknowledgement that a client took with it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(broker.shutdown(), SHUTDOWN_TIMEOUT_S)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
@@ -43,7 +47,7 @@ def running_broker(port: int) -> Iterator[None]:
         yield
     finally:
         loop.call_soon_threadsafe(ended.set)
-        thread.join(5)
+        thread.join(2 * SHUTDOWN_TIMEOUT_S)
         loop.close()
 
 

@@ -132,6 +132,19 @@ class DataConfig:
     memory: Memory
 
     @property
+    def path(self) -> Path | None:
+        """The files that are read; None where readings come over the network."""
+        match self.source:
+            case FileSource():
+                return self.source.path
+            case QuerySource():
+                return self.source.database
+            case PythonSource():
+                return self.source.folder
+            case _:
+                return None
+
+    @property
     def fingerprint(self) -> bytes:
         """What kept examples mean: they are not mixed with those of another source."""
         numbers = self.labels.numbers

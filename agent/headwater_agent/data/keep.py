@@ -6,33 +6,41 @@ enter it, and the writes become fewer too. A power cut loses what came since the
 """
 
 import sqlite3
-from typing import Final
+from pathlib import Path
+from typing import Final, cast
 
 import numpy as np
 
 from headwater_agent.data.pool import ExampleSource
 from headwater_agent.data.reservoir import Kept, KeptExample
+from headwater_agent.storage.disk import Database, explain_disk
 from headwater_protocol.encoding.cbor import decode_canonical, encode_canonical
 from headwater_protocol.errors import InvalidMessage, StorageError
 
 MAX_META_BYTES: Final = 16 * 1024 * 1024
 """Of counts, one a class."""
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS example (
-    slot INTEGER PRIMARY KEY, label INTEGER NOT NULL, features BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS example_source (
-    id INTEGER PRIMARY KEY CHECK (id = 1), fingerprint BLOB NOT NULL, meta BLOB NOT NULL
-);
-"""
+_SCHEMA: Final = (
+    """CREATE TABLE IF NOT EXISTS example (
+        slot INTEGER PRIMARY KEY, label INTEGER NOT NULL, features BLOB NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS example_source (
+        id INTEGER PRIMARY KEY CHECK (id = 1), fingerprint BLOB NOT NULL, meta BLOB NOT NULL
+    )""",
+)
 
 
 class ExampleTable:
-    """Reads and writes one reservoir through a state's open connection."""
+    """Reads and writes one reservoir through a state's open connection.
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    Args:
+        database: Open.
+        path: Of its file, for what is told of errors.
+    """
+
+    def __init__(self, database: Database, path: Path) -> None:
         self._database = database
+        self._path = path
 
     def load(self, fingerprint: bytes) -> Kept | None:
         """The reservoir; None if there is none, or it is of another source.
@@ -41,14 +49,19 @@ class ExampleTable:
             StorageError: If the file cannot be read.
         """
         try:
-            self._database.executescript(_SCHEMA)
+            self._make_tables()
             found = self._database.execute(
                 "SELECT meta FROM example_source WHERE fingerprint = ?", (fingerprint,)
             ).fetchone()
             if found is None:
                 return None
-            shape, seen = _decode_meta(found[0])
-            rows = self._database.execute("SELECT slot, label, features FROM example ORDER BY slot")
+            shape, seen = _decode_meta(cast(bytes, found[0]))
+            rows = cast(
+                list[tuple[int, int, bytes]],
+                self._database.execute(
+                    "SELECT slot, label, features FROM example ORDER BY slot"
+                ).fetchall(),
+            )
             examples = tuple(
                 KeptExample(
                     slot=slot,
@@ -61,18 +74,23 @@ class ExampleTable:
         except (InvalidMessage, ValueError, TypeError):
             # The sample is worth little beside what else the file holds: begin a new one.
             return None
-        except sqlite3.Error as error:
-            raise StorageError(f"kept examples: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise explain_disk(self._path, error) from error
+
+    def _make_tables(self) -> None:
+        for statement in _SCHEMA:
+            self._database.execute(statement)
 
     def save(self, fingerprint: bytes, kept: Kept) -> None:
         """Write what changed, all or none; another source's examples are dropped.
 
         Raises:
-            StorageError: If it cannot be written.
+            DiskUnavailable: If the disk takes no writes; what it holds is what it held before.
+            StorageError: If it cannot be written for another reason.
         """
         meta = encode_canonical([list(kept.shape), list(kept.seen)])
         try:
-            self._database.executescript(_SCHEMA)
+            self._make_tables()
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 owner = self._database.execute(
@@ -94,12 +112,13 @@ class ExampleTable:
                     ),
                 )
                 self._database.execute("DELETE FROM example WHERE slot >= ?", (kept.count,))
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StorageError(f"kept examples: {error}") from error
+                self._database.execute("COMMIT")
+            finally:
+                # A full disk fails in COMMIT and may leave the transaction open, or end it itself.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+        except (sqlite3.Error, OSError) as error:
+            raise explain_disk(self._path, error) from error
 
 
 class Keeper:

@@ -1,4 +1,4 @@
-"""From a checked `[data]` to the source that reads it."""
+"""From a checked `[data]` to the source that reads it; code is loaded for that one only."""
 
 from collections.abc import Callable
 from typing import assert_never
@@ -10,12 +10,8 @@ from headwater_agent.data.config import (
     QuerySource,
     TopicSource,
 )
-from headwater_agent.data.csv_files import CsvFiles
-from headwater_agent.data.function import PythonFunction
-from headwater_agent.data.npz_files import NpzFiles
 from headwater_agent.data.pool import ExampleSource, Pool
 from headwater_agent.data.problems import Problems
-from headwater_agent.data.query import SqliteQuery
 
 
 def make_source(
@@ -34,14 +30,21 @@ def make_source(
     match source:
         case FileSource():
             if (source.kind or _guess_kind(source)) == "npz":
+                from headwater_agent.data.npz_files import NpzFiles  # noqa: PLC0415
+
                 return NpzFiles(source, config, pool)
+            from headwater_agent.data.csv_files import CsvFiles  # noqa: PLC0415
+
             return CsvFiles(source, labels, pool, clock=clock)
         case QuerySource():
+            from headwater_agent.data.query import SqliteQuery  # noqa: PLC0415
+
             return SqliteQuery(source, labels, pool)
         case PythonSource():
+            from headwater_agent.data.function import PythonFunction  # noqa: PLC0415
+
             return PythonFunction(source, labels, pool)
         case TopicSource():
-            # Only this one needs a broker's client.
             from headwater_agent.data.stream import SensorStream  # noqa: PLC0415
             from headwater_agent.data.topic import SensorTopic  # noqa: PLC0415
 

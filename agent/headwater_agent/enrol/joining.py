@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from headwater_agent.config import format_template
+from headwater_agent.config_template import format_template
 from headwater_agent.enrol.certificate import compute_fingerprint
 from headwater_agent.enrol.client import (
     RegistrarClient,
@@ -265,13 +265,10 @@ class Joining:
         )
         text = text.replace("weight = 1\n", f"weight = {enrolment.weight}\n", 1)
         text = text.replace(
-            "[data]\n",
-            "# What the registrar said; with it the device renews its certificate.\n"
-            f'enrolment = "{folder.enrolment.name}"\n\n[data]\n',
-            1,
+            '# enrolment = "enrolment.json"\n', f'enrolment = "{folder.enrolment.name}"\n', 1
         )
         start = text.index("# [tls]")
-        end = text.index("# [limits]")
+        end = text.index("# [trust]")
         text = text[:start] + TLS_SECTION + "\n" + text[end:]
         write_whole(folder.config, text.encode(), mode=PUBLIC_MODE)
 

@@ -62,6 +62,11 @@ class GuestConfig:
     niceness: int = 10
     look_again_ms: int = 60_000
 
+    @property
+    def look_again_s(self) -> int:
+        """As in the file."""
+        return self.look_again_ms // 1_000
+
 
 DEFAULT_GUEST: Final = GuestConfig()
 

@@ -27,14 +27,18 @@ def limit_threads() -> None:
 
 
 def give_way(config: "GuestConfig") -> None:
-    """Lower this process's priority and keep it to its cores; what the system refuses is logged."""
-    if config.niceness:
+    """Lower this process's priority and keep it to its cores; what the system refuses is logged.
+
+    A service manager that did so already, and then forbids to change it, is not asked again.
+    """
+    if os.getpriority(os.PRIO_PROCESS, 0) < config.niceness:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, config.niceness)
         except OSError as error:
             _log.warning("event=guest detail=%r", f"niceness {config.niceness}: {error.strerror}")
     if config.pinned_cores:
         try:
-            os.sched_setaffinity(0, config.pinned_cores)
+            if os.sched_getaffinity(0) != set(config.pinned_cores):
+                os.sched_setaffinity(0, config.pinned_cores)
         except (OSError, AttributeError) as error:
             _log.warning("event=guest detail=%r", f"pinned_cores {config.pinned_cores}: {error}")

@@ -116,6 +116,11 @@ class BlobFetcher:
             fetch.attempt = 0
             fetch.retry_ms = now_ms + self._wait_ms(0)
 
+    def shift(self, shift_ms: int) -> None:
+        """The clock jumped: waits last as long as they would have."""
+        for _, fetch in sorted(self._fetches.items()):
+            fetch.retry_ms += shift_ms
+
     def _wait_ms(self, attempt: int) -> int:
         return compute_wait_ms(
             attempt=attempt,

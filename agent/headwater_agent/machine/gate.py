@@ -59,6 +59,17 @@ class Gate:
         self._announced = NO_DIGEST
         self._announced_round = NO_ROUND
         self._announced_height = Height(0)
+        self._block_time_ms = 0
+
+    @property
+    def announced_round(self) -> RoundNumber:
+        """The newest one that was certified; 0 if none was heard of."""
+        return self._announced_round
+
+    @property
+    def block_time_ms(self) -> int:
+        """Of the newest certified block; the time is not earlier. 0 if none was heard of."""
+        return self._block_time_ms
 
     @property
     def trust(self) -> ShardTrust:
@@ -81,7 +92,11 @@ class Gate:
         if update.epoch == known.epoch and update.header.time_ms <= known.time_ms:
             return False
         self._trust = self._reader.advance(
-            self._trust, update, now_ms=now_ms, verifier=self._verifier, pin=self._pin
+            self._trust,
+            update,
+            now_ms=max(now_ms, self._block_time_ms),
+            verifier=self._verifier,
+            pin=self._pin,
         )
         return True
 
@@ -117,6 +132,9 @@ class Gate:
             raise StaleRound(f"round {number} is announced after a later one")
         if height < self._announced_height:
             raise StaleRound(f"height {height} is announced after a later one")
+        # A clock that is behind, as without a battery after a power cut, would believe delegates
+        # whose stake is long gone; what the network certified is never later than now.
+        now_ms = max(now_ms, self._block_time_ms, self._trust.trusted.time_ms)
         self._trust.trusted.require_fresh(now_ms)
         term = self._trust.require_certifier(announcement.header)
         committee = self._trust.require_committee(announcement.round.epoch)
@@ -131,6 +149,7 @@ class Gate:
         self._committee = committee
         self._announced = digest
         self._announced_round, self._announced_height = number, height
+        self._block_time_ms = max(self._block_time_ms, announcement.header.time_ms)
         return announcement
 
     def open_receipt(

@@ -84,6 +84,14 @@ class Permission:
     """When to ask again, on the device's clock."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """The shell's clock was set: what it says jumped, and no time passed."""
+
+    shift_ms: int
+    """Forward or, negative, backward."""
+
+
 Input = (
     Connecting
     | Connected
@@ -93,4 +101,5 @@ Input = (
     | Trained
     | TrainingFailed
     | Permission
+    | ClockSet
 )

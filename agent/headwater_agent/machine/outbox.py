@@ -104,6 +104,10 @@ class Outbox:
         self._attempt = 0
         self._resend_ms = now_ms + self._jitter.below(self._limits.resume_jitter_ms)
 
+    def shift(self, shift_ms: int) -> None:
+        """The clock jumped: waits last as long as they would have; deadlines are the ledger's."""
+        self._resend_ms += shift_ms
+
     def is_over(self, now_ms: int) -> bool:
         """Whether nothing more can come of the update."""
         entry = self._entry

@@ -5,6 +5,7 @@ queued in an earlier session can be sent again behind the state machine's back. 
 the embedded broker speaks no other version.
 """
 
+import contextlib
 import ssl
 from collections import deque
 from typing import Final
@@ -17,12 +18,17 @@ from paho.mqtt.reasoncodes import ReasonCode as MqttReasonCode
 from headwater_agent.config import BrokerAddress, Login, Tls
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.machine.inputs import Arrived, Connected, Input
+from headwater_agent.shell.clock import utc_ms
+from headwater_agent.shell.problems import explain_connection, explain_stranger
 from headwater_protocol.errors import ConfigError, TransportError
 from headwater_protocol.messages.announcement import MAX_ANNOUNCEMENT_BYTES
 from headwater_protocol.messages.chunk import MAX_CHUNK_MESSAGE_BYTES
 from headwater_protocol.messages.topics import MAX_TOPIC_CHARACTERS
 
 KEEPALIVE_S: Final = 60
+CONNACK: Final = 0x20
+"""A broker's first byte."""
+FIRST_BYTES: Final = 8
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_INFLIGHT: Final = 8
 """Unacknowledged messages to the broker; a device has two kinds to send."""
@@ -32,6 +38,45 @@ MAX_PACKET_BYTES: Final = (
     max(MAX_ANNOUNCEMENT_BYTES, MAX_CHUNK_MESSAGE_BYTES) + MAX_TOPIC_CHARACTERS + 64
 )
 """Of an incoming message; a larger one ends the connection before it is read."""
+
+
+MAX_OUTGOING_PACKETS: Final = 256
+"""Acknowledgements that a broker does not read while it sends on."""
+PUBLISH_BITS: Final = 0x30
+QOS_2_BIT: Final = 0x04
+
+
+class _Refused(Exception):
+    """The peer sends what this client takes no memory for; not an `OSError`, which paho hides."""
+
+
+class _BoundedClient(mqtt.Client):
+    """paho with the limits that it lacks under MQTT 3.1.1.
+
+    It would ask for as many bytes as a packet announces, up to 256 MiB, and keep each message of
+    QoS 2 until the peer releases it; nothing here is subscribed at QoS 2. The header of the packet
+    that is being read is known before its body is asked for.
+    """
+
+    _has_heard = False
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        packet = self._in_packet
+        announced, command = int(packet["remaining_length"]), int(packet["command"])
+        if announced > MAX_PACKET_BYTES:
+            raise _Refused(f"a message of {announced} bytes, the limit is {MAX_PACKET_BYTES}")
+        if command & 0xF0 == PUBLISH_BITS and command & QOS_2_BIT:
+            raise _Refused("a message of a quality of service that nobody asked for")
+        if len(self._out_packet) > MAX_OUTGOING_PACKETS:
+            raise _Refused(f"{len(self._out_packet)} packets wait for a peer that reads none")
+        data: bytes = super()._sock_recv(bufsize)
+        if not self._has_heard and data:
+            self._has_heard = True
+            if data[0] != CONNACK:
+                with contextlib.suppress(OSError):
+                    data += super()._sock_recv(FIRST_BYTES)
+                raise _Refused(explain_stranger(data))
+        return data
 
 
 class Connection:
@@ -64,7 +109,7 @@ class Connection:
         self.is_closed = False
         self.problem = ""
         self._socket_error = ""
-        client = mqtt.Client(
+        client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
@@ -92,12 +137,13 @@ class Connection:
         try:
             client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
         except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-            raise TransportError(f"{address}: {error}") from error
+            problem = explain_connection(address, error, now_ms=utc_ms())
+            raise TransportError(problem) from error
 
     def fileno(self) -> int:
         """The socket's, for `select`; -1 once it is closed."""
-        socket = self._client.socket()
-        return -1 if socket is None else socket.fileno()
+        connected = self._client.socket()
+        return -1 if connected is None else connected.fileno()
 
     @property
     def wants_write(self) -> bool:
@@ -107,18 +153,19 @@ class Connection:
     @property
     def has_buffered_bytes(self) -> bool:
         """Whether TLS holds bytes that `select` does not see."""
-        socket = self._client.socket()
-        return isinstance(socket, ssl.SSLSocket) and socket.pending() > 0
+        connected = self._client.socket()
+        return isinstance(connected, ssl.SSLSocket) and connected.pending() > 0
 
     def handle(self, *, can_read: bool, can_write: bool) -> list[Input]:
         """Move bytes and return what came of it, in order."""
         try:
             if can_read:
                 self._client.loop_read()
-                self._refuse_oversized()
             if can_write:
                 self._client.loop_write()
             self._client.loop_misc()
+        except _Refused as error:
+            self._close(str(error))
         except Exception as error:
             # paho indexes into packets that a hostile broker may have cut short; whatever that
             # raises, the session is over and the process is not.
@@ -149,17 +196,10 @@ class Connection:
 
     def abort(self) -> None:
         """Close the socket without a goodbye."""
-        socket = self._client.socket()
-        if socket is not None:
-            socket.close()
+        connected = self._client.socket()
+        if connected is not None:
+            connected.close()
         self.is_closed = True
-
-    def _refuse_oversized(self) -> None:
-        # paho offers no limit under MQTT 3.1.1; the announced length of the packet that is being
-        # read is only here.
-        announced = int(self._client._in_packet["remaining_length"])
-        if announced > MAX_PACKET_BYTES:
-            self._close(f"a message of {announced} bytes, the limit is {MAX_PACKET_BYTES}")
 
     def _close(self, problem: str) -> None:
         self.problem = self.problem or problem

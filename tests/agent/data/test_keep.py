@@ -10,10 +10,10 @@ from headwater_agent.data.config import DataConfig
 from headwater_agent.data.keep import ExampleTable, Keeper
 from headwater_agent.data.pool import Pool
 from headwater_agent.data.problems import Problems
+from headwater_agent.errors import DiskFull, DiskReadOnly
 from headwater_agent.state import Changes
 from headwater_agent.store import StateStore
 from headwater_models.dataset import Dataset
-from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import Network
 from tests.agent.data.support import parse
 from tests.support.agent_support import DEVICE_KEY
@@ -155,14 +155,38 @@ def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
     stream = make_stream(tmp_path)
     stream.take(1)
     database = sqlite3.connect(tmp_path / "broken.db", isolation_level=None)
-    keeper = Keeper(stream, ExampleTable(database), interval_ms=INTERVAL_MS)
+    table = ExampleTable(database, tmp_path / "broken.db")
+    keeper = Keeper(stream, table, interval_ms=INTERVAL_MS)
     database.execute("PRAGMA query_only=ON")
-    with pytest.raises(StorageError):
+    with pytest.raises(DiskReadOnly, match="dmesg"):
         keeper.flush()
+    assert not database.in_transaction
     database.execute("PRAGMA query_only=OFF")
     keeper.flush()
     database.close()
     assert keeper.num_writes == 1
+
+
+def test_a_full_disk_costs_neither_the_state_nor_the_examples(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path, max_examples=1_000)
+    with open_store(tmp_path) as store:
+        keeper = Keeper(stream, store.examples, interval_ms=INTERVAL_MS)
+        keeper.restore()
+        pages = store._database.execute("PRAGMA page_count").fetchone()
+        assert pages is not None
+        store._database.execute(f"PRAGMA max_page_count={pages[0]}")
+        stream.take(*range(1_000))
+        keeper.tick(0)
+        with pytest.raises(DiskFull, match="free some space"):
+            keeper.tick(INTERVAL_MS)
+        store.apply(Changes(session=1))
+        store._database.execute("PRAGMA max_page_count=100000")
+        keeper.tick(INTERVAL_MS + 1)
+        assert keeper.num_writes == 0
+        keeper.tick(2 * INTERVAL_MS)
+        kept = store.examples.load(stream.pool.fingerprint)
+        assert kept is not None
+        assert (kept.count, store.load().session) == (1_000, 1)
 
 
 def test_writes_of_the_state_and_of_examples_do_not_mix(tmp_path: Path) -> None:

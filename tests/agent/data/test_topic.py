@@ -86,11 +86,12 @@ def any_garbage(told: Told) -> bool:
 def test_connection_that_ends_is_made_again(tmp_path: Path) -> None:
     port = free_port()
     source, _ = make(tmp_path, **options(port, window=1))
-    with running_broker(port):
-        source.open()
-        watch = Watch(source)
-        watch.until(lambda: watch.num_subscribed == 1)
+    source.open()
+    # Before there is a broker, so that no subscription goes unseen.
+    watch = Watch(source)
     try:
+        with running_broker(port):
+            watch.until(lambda: watch.num_subscribed == 1)
         with running_broker(port), connected_sensor(port) as sensor:
             watch.until(lambda: watch.num_subscribed == 2)
             sensor.publish("home/label", "idle", qos=1)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from headwater_agent.config import AgentConfig, BrokerAddress, Tls
+from headwater_agent.data.config import parse_data
 from headwater_agent.enrol import renewal as renewal_module
 from headwater_agent.enrol.renewal import RenewalFiles, Renewer
+from headwater_agent.guest.config import GuestConfig
 from headwater_agent.machine.backoff import Jitter
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.machine.limits import DeviceLimits
@@ -36,8 +38,8 @@ def config_with(folder: Path, tls: Tls) -> AgentConfig:
         weight=1,
         key=folder / "key",
         state=folder / "state.db",
-        data=folder / "data",
-        max_data_bytes=1 << 20,
+        data=parse_data({"path": "data"}, folder=folder, max_bytes=1 << 20),
+        guest=GuestConfig(),
         login=None,
         tls=tls,
         limits=DeviceLimits(),
@@ -104,7 +106,7 @@ def test_a_brokers_expired_certificate_gets_a_line_that_says_so(tmp_path):
     with broker:
         problem = connect(broker.port, tls)
     found = explain_refusal(problem, tls, now_ms=wall_ms())
-    assert "their certificate has expired" in found.text
+    assert "have the broker's certificate renewed" in found.text
     assert found.is_own_certificate is None
 
 

@@ -20,8 +20,9 @@ from headwater_agent.device import Device
 from headwater_agent.guest.config import DEFAULT_GUEST
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.machine.limits import DeviceLimits
+from headwater_agent.shell.clock import utc_ms
 from headwater_agent.shell.connection import MAX_PACKET_BYTES, Connection
-from headwater_agent.shell.mqtt import MqttShell, utc_ms
+from headwater_agent.shell.mqtt import MqttShell
 from headwater_agent.store import StateStore
 from headwater_agent.training import LocalTraining
 from headwater_models.dataset import Dataset

@@ -1,0 +1,87 @@
+"""Programs that are truncated, damaged or deadly end in a reason, never in the agent's process."""
+
+import random
+
+import numpy as np
+import pytest
+
+from headwater_agent.machine.effects import Train
+from headwater_agent.machine.inputs import Trained, TrainingFailed
+from headwater_agent.training import LocalTraining
+from headwater_agent.trial import UnsoundProgram, try_program
+from headwater_models.dataset import Dataset
+from headwater_models.program import Program
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.errors import InvalidMessage
+from headwater_protocol.identifiers import RoundNumber
+from headwater_protocol.reasons import ReasonCode
+from tests.support.agent_support import make_task
+
+PROGRAM = Program.load("mlp-64-32-10")
+DEADLY = ((1214, 174), (2407, 174), (3210, 100), (2902, 120), (5183, 211))
+"""Single bytes of the shipped program, found by search: their change passes every check of form."""
+
+
+def damaged(offset: int, value: int) -> bytes:
+    data = bytearray(PROGRAM.data)
+    data[offset] = value
+    return bytes(data)
+
+
+def make_request(data: bytes) -> Train:
+    return Train(
+        round=RoundNumber(1),
+        program_digest=blob_digest(data),
+        program=data,
+        tensor_sizes=PROGRAM.tensor_sizes,
+        parameters=np.zeros(PROGRAM.num_parameters, np.float32),
+        training=make_task().training,
+        seed=1,
+    )
+
+
+def make_training() -> LocalTraining:
+    rng = np.random.default_rng(0)
+    dataset = Dataset(
+        features=rng.random((8, 64), dtype=np.float32), labels=np.arange(8, dtype=np.int32)
+    )
+    return LocalTraining(dataset, trial=try_program)
+
+
+def test_a_sound_program_passes_and_trains() -> None:
+    assert isinstance(make_training().run(make_request(PROGRAM.data)), Trained)
+
+
+def test_what_kills_the_runtime_kills_a_child_and_the_next_round_is_trained() -> None:
+    training = make_training()
+    outcomes = [training.run(make_request(damaged(*place))) for place in DEADLY]
+    assert all(isinstance(outcome, TrainingFailed) for outcome in outcomes)
+    details = [outcome.detail for outcome in outcomes if isinstance(outcome, TrainingFailed)]
+    assert any("ends its process with signal" in detail for detail in details), details
+    assert isinstance(training.run(make_request(PROGRAM.data)), Trained)
+
+
+def test_a_program_that_takes_too_long_is_refused() -> None:
+    with pytest.raises(UnsoundProgram, match="takes more than"):
+        try_program(PROGRAM.data, timeout_s=0.01)
+
+
+def test_truncated_and_damaged_programs_are_refused_with_a_reason() -> None:
+    rng = random.Random(3)
+    training = make_training()
+    for _ in range(120):
+        data = PROGRAM.data[: rng.randrange(len(PROGRAM.data))]
+        outcome = training.run(make_request(data))
+        assert isinstance(outcome, TrainingFailed)
+        assert outcome.reason is not ReasonCode.OK
+    refused = 0
+    for _ in range(120):
+        changed = bytearray(PROGRAM.data)
+        for _ in range(rng.randrange(1, 20)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        # Nothing but a refusal may come of reading it.
+        try:
+            Program(bytes(changed))
+        except InvalidMessage:
+            refused += 1
+    assert refused > 30
