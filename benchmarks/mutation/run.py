@@ -1,0 +1,134 @@
+"""How many seeded edits of the ledgers' transitions the tests catch.
+
+    python benchmarks/mutation/run.py --count 30 --seed 1
+
+Cosmic Ray (`pip install cosmic-ray`) makes the edits: flipped comparisons, dropped or negated
+checks, constants off by one, swapped plus and minus, loops that never run. The tests of `shard` run
+against each, in the working tree, which is restored after each edit. Exit code 1 if fewer than nine
+in ten are caught.
+"""
+
+import argparse
+import ast
+import random
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "shard" / "headwater_shard"
+MODULES = ("mainchain", "shardchain", "transition.py")
+OPERATORS = re.compile(
+    r"core/(AddNot|NumberReplacer|ReplaceAndWithOr|ReplaceOrWithAnd|ZeroIterationForLoop"
+    r"|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceContinueWithBreak"
+    r"|ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_FloorDiv|FloorDiv_Mul)"
+    r"|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Lt_GtE|Gt_LtE"
+    r"|GtE_Lt|LtE_Gt|In_NotIn|NotIn_In|Is_IsNot|IsNot_Is))"
+)
+TESTS = "-m pytest -q -x -n 2 -p no:cacheprovider tests/shard tests/gateway/test_free_riders.py"
+SECONDS_PER_EDIT = 300.0
+PASS_SHARE = 0.9
+
+CONFIG = """\
+[cosmic-ray]
+module-path = [{modules}]
+timeout = {timeout}
+excluded-modules = []
+test-command = "{command}"
+
+[cosmic-ray.distributor]
+name = "local"
+"""
+
+
+def main() -> int:
+    """Sample, run, print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--count", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="headwater-mutation-") as name:
+        folder = Path(name)
+        config, session = folder / "config.toml", folder / "session.sqlite"
+        config.write_text(_config())
+        _cosmic_ray("init", str(config), str(session))
+        total = _sample(session, arguments.count, arguments.seed)
+        print(f"{arguments.count} of {total} possible edits, seed {arguments.seed}")
+        started = time.monotonic()
+        _cosmic_ray("exec", str(config), str(session))
+        rows = _results(session)
+    caught = 0
+    for module, line, operator, text, outcome in rows:
+        is_caught = outcome != "SURVIVED"
+        caught += is_caught
+        mark = "caught  " if is_caught else "SURVIVED"
+        print(f"{mark}  {module}:{line}  {operator.removeprefix('core/')}  {text}")
+    print(f"{caught} of {len(rows)} caught in {time.monotonic() - started:.0f} s")
+    return 0 if caught >= PASS_SHARE * len(rows) else 1
+
+
+def _config() -> str:
+    modules = [str((PACKAGE / name).relative_to(ROOT)) for name in MODULES]
+    return CONFIG.format(
+        modules=", ".join(f'"{module}"' for module in modules),
+        timeout=SECONDS_PER_EDIT,
+        command=f"{sys.executable} {TESTS}",
+    )
+
+
+def _cosmic_ray(*arguments: str) -> None:
+    program = Path(sys.executable).with_name("cosmic-ray")
+    subprocess.run([str(program), *arguments], cwd=ROOT, check=True)
+
+
+def _sample(session: Path, count: int, seed: int) -> int:
+    """Keep `count` of the edits that change behaviour, drawn by `seed`; how many there were."""
+    with sqlite3.connect(session) as database:
+        rows = database.execute(
+            "SELECT job_id, module_path, operator_name, occurrence, start_pos_row"
+            " FROM mutation_specs ORDER BY module_path, operator_name, occurrence"
+        ).fetchall()
+        lines = {path: _executed_lines(ROOT / path) for path in {row[1] for row in rows}}
+        meant = [row[0] for row in rows if OPERATORS.fullmatch(row[2]) and row[4] in lines[row[1]]]
+        chosen = set(random.Random(seed).sample(meant, min(count, len(meant))))
+        drop = [(row[0],) for row in rows if row[0] not in chosen]
+        database.executemany("DELETE FROM mutation_specs WHERE job_id = ?", drop)
+        database.executemany("DELETE FROM work_items WHERE job_id = ?", drop)
+    return len(meant)
+
+
+def _executed_lines(path: Path) -> set[int]:
+    """Lines inside functions: a constant of a module is a limit, which a test of its own names."""
+    return {
+        line
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+    }
+
+
+def _results(session: Path) -> list[tuple[str, int, str, str, str]]:
+    with sqlite3.connect(session) as database:
+        rows = database.execute(
+            "SELECT module_path, start_pos_row, operator_name, test_outcome"
+            " FROM mutation_specs JOIN work_results USING (job_id)"
+            " ORDER BY module_path, start_pos_row"
+        ).fetchall()
+    return [
+        (
+            str(Path(path).relative_to("shard/headwater_shard")),
+            line,
+            operator,
+            (ROOT / path).read_text(encoding="utf-8").splitlines()[line - 1].strip()[:80],
+            str(outcome).rpartition(".")[2].upper(),
+        )
+        for path, line, operator, outcome in rows
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
