@@ -34,6 +34,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
 )
 from headwater_protocol.model.fixed_point import encode_model, from_float32
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.model.rule import AggregationRule
 
 FRACTION_BITS: Final = 20
@@ -308,6 +309,7 @@ def make_task(scenario: Scenario, program: Program, initial_model: Digest) -> Ta
         attest_ms=_milliseconds(task.attest_s),
         round_budget=Units(task.budget),
         delegate_thousandths=round(task.delegate_share * 1_000),
+        reward_floor=compute_noise_cosine(program.num_parameters),
     )
 
 

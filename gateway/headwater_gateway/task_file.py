@@ -23,6 +23,7 @@ from headwater_protocol.chain.task import Codec, Normalisation, OptimizerKind, T
 from headwater_protocol.encoding.record import require_valid
 from headwater_protocol.errors import ConfigError, InvalidMessage
 from headwater_protocol.identifiers import Digest, NumExamples, Score, TaskId, Units
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.model.rule import AggregationRule, RuleKind
 
 TEMPLATE: Final = """\
@@ -158,6 +159,7 @@ class TaskFile:
             attest_ms=self.attest_ms,
             round_budget=Units(self.round_budget),
             delegate_thousandths=self.delegate_thousandths,
+            reward_floor=compute_noise_cosine(program.num_parameters),
             normalisation=self.normalisation,
         )
         try:

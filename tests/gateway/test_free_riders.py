@@ -1,4 +1,4 @@
-"""Free riders under the real scorer: nothing for zeros, next to nothing for noise."""
+"""Free riders under the real scorer: nothing for zeros, and nothing for noise."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from headwater_protocol.chain.transaction import Commit
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.identifiers import NumExamples, RoundNumber, Signature
 from headwater_protocol.model.fixed_point import to_float32
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.model.payload import encode_payload
 from headwater_protocol.model.quantize import quantize
 from headwater_shard.apportion import apportion
@@ -26,6 +27,8 @@ from headwater_shard.shardchain.score import compute_weighted_median
 
 NUM_HONEST = 8
 NUM_NOISY = 8
+NUM_PARAMETERS = 2_410
+"""Of `mlp-64-32-10`."""
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +111,15 @@ def test_a_zero_update_scores_and_earns_nothing(medians: dict[str, list[int]]) -
     assert medians["zero"] == [0]
 
 
-def test_noise_earns_next_to_nothing(medians: dict[str, list[int]]) -> None:
+def test_noise_earns_nothing(medians: dict[str, list[int]]) -> None:
+    noise = compute_noise_cosine(NUM_PARAMETERS)
     weights = {
-        b"%s/%d" % (kind.encode(), index): max(0, score)
+        b"%s/%d" % (kind.encode(), index): max(0, score - noise)
         for kind, scores in medians.items()
         for index, score in enumerate(scores)
     }
     shares = apportion(10_000, weights)
     earned = sum(amount for name, amount in shares.items() if name.startswith(b"noise"))
     print(f"{NUM_NOISY} noise updates earn {earned / 100:.1f} % beside {NUM_HONEST} honest ones")
-    assert earned <= 500
+    assert earned == 0
+    assert all(score > noise for score in medians["honest"])

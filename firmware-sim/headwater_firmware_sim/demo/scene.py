@@ -30,6 +30,7 @@ from headwater_protocol.identifiers import (
     ValidatorId,
 )
 from headwater_protocol.model.fixed_point import encode_model, from_float32
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.model.rule import AggregationRule, RuleKind
 
 PROGRAM = "mlp-64-32-10"
@@ -99,6 +100,7 @@ def make_task(options: DemoOptions, program: Program, initial_model: Digest) -> 
         attest_ms=10_000,
         round_budget=Units(10_000),
         delegate_thousandths=100,
+        reward_floor=compute_noise_cosine(program.num_parameters),
     )
 
 

@@ -115,6 +115,8 @@ class Task:
     """The share of the budget that goes to the delegates who scored and attested."""
     normalisation: Normalisation | None = None
     """Of the examples; None where they are used as they come."""
+    reward_floor: Annotated[int, Range(0, 10_000)] = 0
+    """A cosine in ten-thousandths up to which an update is taken for noise, and earns nothing."""
 
     @property
     def num_parameters(self) -> int:

@@ -26,6 +26,10 @@ IntegerVector = NDArray[np.int32] | NDArray[np.int64]
 CLIP_ONE: Final = 2**30
 """A clip factor of one. 2**30 * 2**32 leaves room in int64 for any entry."""
 
+NOISE_DEVIATIONS: Final = 3
+MAX_NOISE_COSINE: Final = 1_000
+"""In ten-thousandths: what a tiny model, in which any two directions are alike, takes for noise."""
+
 _INT64_SAFE: Final = 2**63
 
 
@@ -91,6 +95,18 @@ def compute_cosine(product: int, *, left_squared: int, right_squared: int) -> in
         return 0
     magnitude = isqrt(product * product * 10_000**2 // squares)
     return magnitude if product > 0 else -magnitude
+
+
+def compute_noise_cosine(num_parameters: int) -> int:
+    """The cosine, in ten-thousandths, that noise hardly ever reaches.
+
+    The cosine of a random direction with any other has a mean of 0 and a deviation of one over the
+    root of the number of parameters; three deviations are exceeded once in 740 times.
+
+    Args:
+        num_parameters: Positive.
+    """
+    return min(MAX_NOISE_COSINE, NOISE_DEVIATIONS * 10_000 // isqrt(num_parameters))
 
 
 def compute_clip_limit(squared_norms: list[int], *, ratio_thousandths: int) -> int:

@@ -157,9 +157,10 @@ def compute_payout(
         budget: Units to split.
     """
     merits = {
-        entry.commit.device: entry.score * min(entry.commit.num_examples, task.max_examples)
+        entry.commit.device: min(entry.commit.num_examples, task.max_examples)
+        * (entry.score - task.reward_floor)
         for entry in judgements
-        if entry.reason is ReasonCode.OK and entry.score > 0
+        if entry.reason is ReasonCode.OK and entry.score > task.reward_floor
     }
     if not merits:
         return NO_PAYOUT

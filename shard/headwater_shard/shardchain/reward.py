@@ -1,7 +1,8 @@
 """Rewards of a round: the budget, split exactly.
 
-Devices share in proportion to the median score times the capped number of examples, so that noise,
-whose cosine is near zero, earns next to nothing. Delegates share in proportion to their power times
+Devices share in proportion to what their median score exceeds the task's floor by, times the capped
+number of examples. Noise has a cosine near zero, and half of it is positive: paid from zero on, it
+would earn by claiming many examples. Delegates share in proportion to their power times
 the updates that they scored, if they attested the round's model. A score counts if the committee
 had the payload and the delegate did: `UNAVAILABLE` takes no work, and neither does a number for a
 payload that nobody can hold against it.
@@ -52,14 +53,14 @@ def compute_rewards(
     *,
     budget: int,
 ) -> RoundRewards:
-    """Split `budget` units; nothing is paid where nothing was accepted with a positive score."""
+    """Split `budget` units; nothing is paid where no accepted update is better than noise."""
     contributions: dict[DeviceId, int] = {}
     for index in range(round_.num_batches):
         for commit in draft.get_existing(BATCHES, batch_key(round_.number, index)).commits:
             entry = draft.get_existing(UPDATES, update_key(round_.number, commit.device))
-            if entry.reason is ReasonCode.OK and entry.score > 0:
+            if entry.reason is ReasonCode.OK and entry.score > task.reward_floor:
                 examples = min(entry.num_examples, task.max_examples)
-                contributions[commit.device] = entry.score * examples
+                contributions[commit.device] = (entry.score - task.reward_floor) * examples
     if not contributions:
         return RoundRewards(devices={}, delegates={})
     for_delegates = budget * task.delegate_thousandths // 1_000
