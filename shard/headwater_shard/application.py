@@ -1,6 +1,7 @@
 """A ledger behind the engine's border: the committed state and the executions on top of it."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from headwater_protocol.chain.block import MAX_BLOCK_TRANSACTIONS, Certificate
 from headwater_protocol.chain.committee import Committee
@@ -50,6 +51,10 @@ def tables_of(chain: ChainId) -> tuple[Table[object], ...]:
     return MAIN_TABLES if chain == MAIN_CHAIN else SHARD_TABLES
 
 
+MAX_RECENT: Final = 16
+"""States kept for proofs of blocks that are not the tip any more; they share what is equal."""
+
+
 class LedgerApplication:
     """One replica of a ledger; pure but for holding which state is committed.
 
@@ -60,15 +65,13 @@ class LedgerApplication:
     MAX_PENDING: int = 16
     """Executions kept; a height rarely has more than one proposal a view."""
 
-    MAX_RECENT: int = 256
-    """States kept for proofs of blocks that are not the tip any more; they share what is equal."""
-
     def __init__(
         self,
         ledger: Ledger,
         verifier: Verifier,
         *,
         cache: ExecutionCache[tuple[State, Execution]] | None = None,
+        max_recent: int = MAX_RECENT,
     ) -> None:
         """Start at genesis.
 
@@ -76,10 +79,12 @@ class LedgerApplication:
             ledger: The rules.
             verifier: Checks signatures.
             cache: Shares executions between the replicas of a simulation; None really executes.
+            max_recent: How many states of earlier blocks are kept.
         """
         self._ledger = ledger
         self._verifier = verifier
         self._cache = cache
+        self._max_recent = max_recent
         self._state = ledger.genesis_state()
         self._height = Height(0)
         self._time_ms = TimeMs(0)
@@ -102,7 +107,7 @@ class LedgerApplication:
         return self._state
 
     def state_at(self, height: Height) -> State | None:
-        """The state after one of the last `MAX_RECENT` blocks committed here; None for others."""
+        """The state after one of the last blocks committed here; None for others."""
         return self._recent.get(height)
 
     @property
@@ -275,7 +280,7 @@ class LedgerApplication:
         self._state = self._pending[context][0]
         self._height, self._time_ms = context.height, context.time_ms
         self._recent[context.height] = self._state
-        self._recent.pop(Height(context.height - self.MAX_RECENT), None)
+        self._recent.pop(Height(context.height - self._max_recent), None)
         self._pending.clear()
 
     def query(self, namespace: str, key: bytes) -> QueryResult:

@@ -42,6 +42,12 @@ from headwater_shard.state.state import State
 PROBE_MS: Final = 20_000
 """How often an idle delegate asks for blocks that it may have missed."""
 
+MAX_RECENT: Final = 1
+"""States of earlier blocks that a node keeps; each holds what the block after it replaced."""
+
+MAX_EXECUTIONS: Final = 4
+"""Executions that the nodes of a chain share; each holds a state too."""
+
 Executions = ExecutionCache[tuple[State, Execution]]
 
 
@@ -184,7 +190,10 @@ class ChainNode:
         self._applications.clear()
         for key in sorted(setup.keys, key=lambda key: key.validator):
             application = LedgerApplication(
-                make_ledger(setup.genesis, setup.chain), setup.verifier, cache=setup.executions
+                make_ledger(setup.genesis, setup.chain),
+                setup.verifier,
+                cache=setup.executions,
+                max_recent=MAX_RECENT,
             )
             if tip is not None and self.disk.state is not None:
                 header = tip.block.header

@@ -17,7 +17,13 @@ from headwater_firmware_sim.training import FleetTrainer
 from headwater_firmware_sim.trainings.work import Trainings
 from headwater_firmware_sim.virtual.blobs import MemoryBlobStore
 from headwater_firmware_sim.virtual.broker import Broker
-from headwater_firmware_sim.virtual.chain import PROBE_MS, ChainNode, ChainSetup, Executions
+from headwater_firmware_sim.virtual.chain import (
+    MAX_EXECUTIONS,
+    PROBE_MS,
+    ChainNode,
+    ChainSetup,
+    Executions,
+)
 from headwater_firmware_sim.virtual.clock import Clock
 from headwater_firmware_sim.virtual.collector import Collector
 from headwater_firmware_sim.virtual.collector_pause import rare_collections
@@ -321,7 +327,7 @@ class VirtualRun:
                     chain=chain,
                     keys=setup.keys,
                     verifier=self.world.verifier,
-                    executions=self._executions.setdefault(chain, Executions()),
+                    executions=self._executions.setdefault(chain, Executions(MAX_EXECUTIONS)),
                     timeouts=Timeouts(probe_ms=PROBE_MS if many else None),
                     equivocators=frozenset(
                         who for who, kind in setup.liars.items() if kind in loud

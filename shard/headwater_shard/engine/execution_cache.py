@@ -27,9 +27,10 @@ R = TypeVar("R")
 class ExecutionCache(Generic[R]):
     """The latest results of executing blocks, by everything that they depend on."""
 
-    __slots__ = ("_checks", "_results")
+    __slots__ = ("_checks", "_max_results", "_results")
 
-    def __init__(self) -> None:
+    def __init__(self, max_results: int = MAX_CACHED_EXECUTIONS) -> None:
+        self._max_results = max_results
         self._checks: OrderedDict[tuple[ChainId, Height, Digest, bytes], ReasonCode] = OrderedDict()
         self._results: OrderedDict[tuple[ChainId, Digest, BlockContext], R] = OrderedDict()
 
@@ -52,7 +53,7 @@ class ExecutionCache(Generic[R]):
         result = self._results.get(key)
         if result is None:
             result = self._results[key] = compute()
-            if len(self._results) > MAX_CACHED_EXECUTIONS:
+            if len(self._results) > self._max_results:
                 self._results.popitem(last=False)
         return result
 

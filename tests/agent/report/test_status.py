@@ -27,9 +27,9 @@ from headwater_protocol.messages.receipt import (
     verify_receipt,
 )
 from headwater_protocol.reasons import ReasonCode
-from tests.agent.shell.test_mqtt import free_port, running_broker
 from tests.support.agent_home import NET, make_home, running_agent
 from tests.support.agent_support import COLLECT_MS, START_MS, Net, World
+from tests.support.sensor_broker import free_port, running_broker
 
 
 @pytest.fixture

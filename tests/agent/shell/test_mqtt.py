@@ -1,6 +1,5 @@
 """The paho shell against a real, embedded broker: a whole round, and a hostile peer."""
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
-from amqtt.broker import Broker
 from paho.mqtt.enums import CallbackAPIVersion
 
 from headwater_agent.config import AgentConfig, BrokerAddress, Tls
@@ -38,6 +36,7 @@ from headwater_protocol.messages.status import decode_status
 from headwater_protocol.messages.update import decode_update
 from headwater_protocol.model.fixed_point import encode_model, from_float32
 from tests.support.agent_support import DEVICE_KEY, ENTROPY, SHARD, Net, make_task
+from tests.support.sensor_broker import free_port, running_broker
 
 MLP = Program.load("mlp-64-32-10")
 MODEL = encode_model(from_float32(np.zeros(MLP.num_parameters, np.float32)))
@@ -49,43 +48,6 @@ NET = Net(
         initial_model=blob_digest(MODEL),
     ),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running_broker(port: int) -> Iterator[None]:
-    started, ended = threading.Event(), threading.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        broker = Broker(
-            {
-                "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-                "plugins": {
-                    "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
-                },
-            }
-        )
-        await broker.start()
-        started.set()
-        while not ended.is_set():
-            await asyncio.sleep(0.02)
-        await broker.shutdown()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-    thread.start()
-    assert started.wait(5)
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(5)
-        loop.close()
 
 
 def make_config(port: int, folder: Path) -> AgentConfig:

@@ -21,9 +21,10 @@ from headwater_agent.shell.problems import explain_connection
 from headwater_agent.store import StateStore
 from headwater_protocol.errors import TransportError
 from tests.agent.shell.test_hostile_broker import Echo
-from tests.agent.shell.test_mqtt import free_port, open_connection, running_broker, serving
+from tests.agent.shell.test_mqtt import open_connection, serving
 from tests.support.agent_home import NET, make_home
 from tests.support.agent_support import DEVICE_KEY, ENTROPY, SHARD
+from tests.support.sensor_broker import free_port, running_broker
 
 NOW_MS = 1_700_000_000_000
 
