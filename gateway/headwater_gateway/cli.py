@@ -1,4 +1,4 @@
-"""`headwater-gateway`: found a network on this machine, run its gateway, see how it is doing.
+"""`headwater-gateway`: found a network, run its gateways, see how they are doing.
 
 Exit code 0 says done, 1 that the gateway had to stop, 2 that something is to be corrected by the
 user, in one line. Heavy modules are imported by the commands that need them.
@@ -7,6 +7,7 @@ user, in one line. Heavy modules are imported by the commands that need them.
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +17,7 @@ from headwater_shard.command_line import run_app
 if TYPE_CHECKING:
     import typer
 
+    from headwater_gateway.founding import DrawSeed, FoundingPlan
     from headwater_gateway.status import GatewayStatus
     from headwater_models.program import Program
 
@@ -60,12 +62,15 @@ def _build_app() -> "typer.Typer":
 
     _require_extra()
     app = typer.Typer(
-        help="Found a network on this machine, run its gateway, see how it is doing.",
+        help="Found a network, run its gateways, see how they are doing.",
         add_completion=False,
         rich_markup_mode=None,
     )
     debug_option = typer.Option("--debug", help="Show tracebacks.")
     config_option = typer.Option("--config", metavar="FILE", help="The gateway's configuration.")
+    place_argument = typer.Argument(
+        metavar="[DIR]", help="A gateway's folder, in place of --config.", show_default=False
+    )
 
     @app.callback()
     def set_options(context: typer.Context, debug: Annotated[bool, debug_option] = False) -> None:
@@ -77,7 +82,17 @@ def _build_app() -> "typer.Typer":
         out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the network.")],
         name: Annotated[str, typer.Option(help="Of the network.")] = "headwater",
         shards: Annotated[int, typer.Option(help="How many shards.")] = 1,
-        validators: Annotated[int, typer.Option(help="Validators of each shard.")] = 4,
+        delegates: Annotated[
+            int | None,
+            typer.Option(help="Delegates of each shard, all in one gateway.  [default: 4]"),
+        ] = None,
+        validators: Annotated[
+            int | None,
+            typer.Option(
+                help="Validators of each shard, each with a gateway of its own: writes one folder "
+                "a gateway, with CometBFT, TLS and two Mosquitto brokers."
+            ),
+        ] = None,
         task: Annotated[
             str, typer.Option(metavar="FILE|defaults", help="A task.toml; see the task command.")
         ] = "defaults",
@@ -103,24 +118,60 @@ def _build_app() -> "typer.Typer":
         ] = False,
         host: Annotated[
             list[str] | None,
-            typer.Option(help="With --tls, a name devices reach this machine by; several times."),
+            typer.Option(
+                help="With --tls, a name devices reach this machine by; several times. With "
+                "--validators, where the gateways are: one for all, or one for each."
+            ),
+        ] = None,
+        broker_host: Annotated[
+            list[str] | None,
+            typer.Option(help="With --validators, where the brokers are; one or several."),
+        ] = None,
+        first_port: Annotated[
+            int | None,
+            typer.Option(
+                help="With --validators, count all ports from here: registrar, brokers, gateways. "
+                "Otherwise 8443, 8883 and 26600.",
+                min=1,
+                max=65_000,
+            ),
         ] = None,
         debug: Annotated[bool, debug_option] = False,
     ) -> int:
-        """Make keys, genesis, initial model and a commented gateway.toml for one machine."""
+        """Make keys, genesis, initial model, gateway.toml: of one gateway, or of one a validator."""
         context.obj.debug = context.obj.debug or debug
-        return _init(
-            out,
+        given = _Given(
+            out=out,
             name=name,
             num_shards=shards,
-            num_validators=validators,
             task=task,
             program=program,
             rounds=rounds,
             validation=validation,
             port=port,
             seed_file=seed_file,
-            tls_hosts=tuple(host or ()) if tls or host else None,
+        )
+        hosts = tuple(host or ())
+        if validators is None:
+            if broker_host or first_port is not None:
+                raise ConfigError(
+                    "--broker-host" if broker_host else "--first-port",
+                    "is for gateways on machines of their own",
+                    fix="add --validators",
+                )
+            return _init(
+                given,
+                num_delegates=4 if delegates is None else delegates,
+                tls_hosts=hosts if tls or hosts else None,
+            )
+        if delegates is not None:
+            raise ConfigError("--delegates", "is there beside --validators", fix="keep one of them")
+        return _init_machines(
+            given,
+            num_validators=validators,
+            hosts=hosts,
+            broker_hosts=tuple(broker_host or ()),
+            first_port=first_port,
         )
 
     @app.command("task")
@@ -141,6 +192,7 @@ def _build_app() -> "typer.Typer":
     @app.command("run")
     def run(
         context: typer.Context,
+        place: Annotated[Path | None, place_argument] = None,
         config: Annotated[Path, config_option] = DEFAULT_CONFIG,
         log_level: Annotated[str, typer.Option(metavar="|".join(LOG_LEVELS))] = "info",
         until_complete: Annotated[
@@ -150,18 +202,19 @@ def _build_app() -> "typer.Typer":
     ) -> int:
         """Serve until stopped by SIGTERM or SIGINT."""
         context.obj.debug = context.obj.debug or debug
-        return _run(config, log_level=log_level, until_complete=until_complete)
+        return _run(place or config, log_level=log_level, until_complete=until_complete)
 
     @app.command("status")
     def status(
         context: typer.Context,
+        place: Annotated[Path | None, place_argument] = None,
         config: Annotated[Path, config_option] = DEFAULT_CONFIG,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
         debug: Annotated[bool, debug_option] = False,
     ) -> int:
         """Read heights, rounds and checkpoints from the stores; the gateway may be running."""
         context.obj.debug = context.obj.debug or debug
-        return _status(config, as_json=as_json)
+        return _status(place or config, as_json=as_json)
 
     from headwater_gateway.registrar.cli import add_commands
 
@@ -169,67 +222,128 @@ def _build_app() -> "typer.Typer":
     return app
 
 
-def _init(
-    out: Path,
-    *,
-    name: str,
-    num_shards: int,
-    num_validators: int,
-    task: str,
-    program: str,
-    rounds: int | None,
-    validation: Path | None,
-    port: int,
-    seed_file: Path | None,
-    tls_hosts: tuple[str, ...] | None = None,
-) -> int:
-    import os
-    import time
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """The options of `init` that stand for one gateway and for many."""
+
+    out: Path
+    name: str
+    num_shards: int
+    task: str
+    program: str
+    rounds: int | None
+    validation: Path | None
+    port: int
+    seed_file: Path | None
+
+    def plan(self, num_validators: int, *, key: str) -> "FoundingPlan":
+        """What is to be founded."""
+        import time
+        from dataclasses import replace
+
+        from headwater_gateway.founding import FoundingPlan
+        from headwater_gateway.task_file import default_task_file, load_task_file
+        from headwater_protocol.identifiers import TimeMs
+
+        task = default_task_file() if self.task == "defaults" else load_task_file(Path(self.task))
+        if self.rounds is not None:
+            task = replace(task, rounds=self.rounds)
+        return FoundingPlan(
+            folder=self.out,
+            name=self.name,
+            num_shards=self.num_shards,
+            num_validators=num_validators,
+            validators_key=key,
+            task=task,
+            program=_load_program(self.program),
+            validation="validation" if self.validation is None else str(self.validation.absolute()),
+            port=self.port,
+            time_ms=TimeMs(time.time_ns() // 1_000_000),
+        )
+
+    def draw_seed(self) -> "DrawSeed":
+        """Where keys come from."""
+        import os
+
+        from headwater_gateway.founding import derive_seed
+        from headwater_gateway.keyfile import load_key
+
+        if self.seed_file is None:
+            return lambda role: os.urandom(32)
+        secret = load_key(self.seed_file, key="--seed-file").seed
+        return lambda role: derive_seed(secret, role)
+
+
+def _init(given: _Given, *, num_delegates: int, tls_hosts: tuple[str, ...] | None) -> int:
     from dataclasses import replace
 
-    from headwater_gateway.founding import FoundingPlan, derive_seed, found_network
-    from headwater_gateway.keyfile import load_key
+    from headwater_gateway.founding import found_network
     from headwater_gateway.registrar import setup
-    from headwater_gateway.task_file import default_task_file, load_task_file
-    from headwater_protocol.identifiers import TimeMs
 
-    secret = None if seed_file is None else load_key(seed_file, key="--seed-file").seed
-    task_file = default_task_file() if task == "defaults" else load_task_file(Path(task))
-    if rounds is not None:
-        task_file = replace(task_file, rounds=rounds)
+    draw_seed, out = given.draw_seed(), given.out
     hosts = () if tls_hosts is None else setup.local_hosts(tls_hosts)
     broker_port = setup.DEFAULT_BROKER_PORT
-    tls = None
+    plan = given.plan(num_delegates, key="--delegates")
     if tls_hosts is not None:
-        tls = setup.plan_tls(out, hosts, broker_port=broker_port, port=setup.DEFAULT_REGISTRAR_PORT)
-    founding = found_network(
-        FoundingPlan(
-            folder=out,
-            name=name,
-            num_shards=num_shards,
-            num_validators=num_validators,
-            task=task_file,
-            program=_load_program(program),
-            validation="validation" if validation is None else str(validation.absolute()),
-            port=port,
-            time_ms=TimeMs(time.time_ns() // 1_000_000),
-            tls=tls,
-        ),
-        lambda role: os.urandom(32) if secret is None else derive_seed(secret, role),
-    )
+        plan = replace(
+            plan,
+            tls=setup.plan_tls(
+                out, hosts, broker_port=broker_port, port=setup.DEFAULT_REGISTRAR_PORT
+            ),
+        )
+    founding = found_network(plan, draw_seed)
     print(f"network {founding.network.hex()}")
+    has_data = given.validation is not None
     if tls_hosts is not None:
         setup.write_tls(out, founding.genesis, hosts, broker_port=broker_port)
-        return _print_tls_steps(out, founding.config, hosts[0], has_data=validation is not None)
+        return _print_tls_steps(out, founding.config, hosts[0], has_data=has_data)
     steps = [f"add the ids of your devices to {out}/devices-*.txt (headwater-agent id prints one)"]
-    if validation is None:
+    if not has_data:
         steps.insert(0, f"put labelled examples of your own into {out}/validation, *.csv or npz")
     steps.append(f"headwater-gateway run --config {founding.config}")
     steps.append(
         f"on each device: headwater-agent init --genesis {out}/genesis.cbor --network "
         f"{founding.network.hex()} --shard {founding.genesis.shards[0]} "
-        f"--broker mqtt://127.0.0.1:{port}"
+        f"--broker mqtt://127.0.0.1:{given.port}"
     )
+    return _print_steps(steps)
+
+
+def _init_machines(
+    given: _Given,
+    *,
+    num_validators: int,
+    hosts: tuple[str, ...],
+    broker_hosts: tuple[str, ...],
+    first_port: int | None,
+) -> int:
+    from headwater_gateway.gateway_folders import MachinesPlan, Ports, found_machines
+    from headwater_models.dataset import load_dataset
+    from headwater_protocol.chain.genesis import genesis_network
+
+    examples = None
+    if given.validation is not None:
+        examples = load_dataset(given.validation, max_bytes=MAX_SAMPLE_BYTES, key="--validation")
+    made = found_machines(
+        MachinesPlan(
+            network=given.plan(num_validators, key="--validators"),
+            hosts=hosts or ("127.0.0.1",),
+            broker_hosts=broker_hosts,
+            examples=examples,
+            ports=Ports() if first_port is None else Ports.counted_from(first_port),
+        ),
+        given.draw_seed(),
+    )
+    folders = [config.parent for config in made.configs]
+    print(f"network {genesis_network(made.foundation.genesis).hex()}")
+    print(f"wrote {len(folders)} gateways, {folders[0]} to {folders[-1]}")
+    where = "" if len(set(hosts)) < 2 else "copy each folder to its machine; there: "
+    steps = [f"{where}mosquitto -c {config}" for config in made.broker_configs]
+    steps.append(f"{where}headwater-gateway run {folders[0]}, and so on for each of them")
+    steps.append(f"for each device: headwater-gateway token create --config {made.configs[0]}")
+    steps.append(f"on each device: headwater-agent enroll {made.registrar_url} --token TOKEN")
+    if examples is None:
+        steps.insert(0, f"put labelled examples of your own into {given.out}/gateway-*/validation")
     return _print_steps(steps)
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headwater_gateway.toml_table import MAX_LIST_ITEMS, TomlTable
+from headwater_gateway.comet.config import TEMPLATE as ENGINE_TEMPLATE
+from headwater_gateway.comet.config import CometConfig, parse_engine
+from headwater_gateway.toml_table import MAX_LIST_ITEMS, TomlTable, quote, quote_list
 from headwater_gateway.web.config import TEMPLATE as WEB_TEMPLATE
 from headwater_gateway.web.config import (
     StorageConfig,
@@ -23,6 +25,7 @@ from headwater_gateway.web.config import (
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import ChainId, DeviceId, Network, ValidatorId
 
+CONFIG_NAME: Final = "gateway.toml"
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1883
 DEFAULT_MAX_DATA_BYTES: Final = 256 * 1024 * 1024
@@ -45,13 +48,7 @@ MAX_BROKERS: Final = 16
 GROUP_PATTERN: Final = "[a-z0-9-]{1,32}"
 BROKER_KEYS: Final = ("url", "host", "port")
 LIMIT_KEYS: Final = ("max_data_bytes",)
-COMET_KEYS: Final = ("binary", "nodes")
-NODE_KEYS: Final = ("chain", "listen", "peers")
 SHARD_KEYS: Final = ("name", "keys", "validation", "devices")
-
-ENGINES: Final = ("embedded", "cometbft")
-"""Who orders the transactions: this process for all delegates of a chain, or a node of CometBFT's
-for one delegate, among the nodes of others."""
 
 TEMPLATE: Final = string.Template(
     """\
@@ -72,15 +69,9 @@ blobs = $blobs
 # Signs the enrolment of the devices listed below. Leave it out where another gateway enrols.
 registrar_key = $registrar_key
 
-# Who orders transactions. "embedded" hosts all delegates of the shards below in this process.
-# "cometbft" runs one node of CometBFT for each chain, with one key, among the nodes of others:
-#
-# engine = "cometbft"
-# [[cometbft.nodes]]                # one for "main" and one for each shard
-# chain = "main"
-# listen = "tcp://0.0.0.0:26656"
-# peers = ["id@host:port"]
-
+"""
+    + ENGINE_TEMPLATE
+    + """\
 $broker# [limits]                          # the default
 # max_data_bytes = 268435456        # of each shard's validation data in memory
 """
@@ -131,12 +122,16 @@ $reload
 SHARD_TEMPLATE: Final = string.Template("""
 [[shards]]
 name = $name
-# The delegates of this shard; this process hosts all of them. Whoever has a key votes with it.
+# The delegates of this shard that are hosted here. Whoever has a key votes with it.
 keys = $keys
+""")
+VALIDATION_TEMPLATE: Final = string.Template("""\
 # What delegates train their reference on: labelled examples that are yours, never the devices'. A
 # folder of *.csv (numbers, the class label last) or an .npz file with "features" and "labels". One
 # path is dealt out among the delegates; a list gives each of them its own.
 validation = $validation
+""")
+DEVICES_TEMPLATE: Final = string.Template("""\
 # Devices to enrol: a file with one id a line, read at each start, or a list of ids.
 devices = $devices
 """)
@@ -190,45 +185,11 @@ class ShardConfig:
     """The table's name, for errors."""
     shard: ChainId
     delegate_keys: tuple[Path, ...]
-    """At least one."""
+    """None of a shard that is followed, since an election may send a delegate there."""
     validation: tuple[Path, ...]
-    """One for all delegates together, or one for each."""
+    """One for all delegates together, or one for each; none without delegates."""
     devices: tuple[DeviceId, ...]
     """To enrol, sorted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CometNodeConfig:
-    """One chain's node of CometBFT."""
-
-    chain: ChainId
-    listen: str
-    """For its peers, as `tcp://host:port`."""
-    peers: tuple[str, ...]
-    """As `id@host:port`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CometConfig:
-    """The nodes of CometBFT."""
-
-    binary: Path | None
-    """The program; None looks for it on the PATH and in `~/go/bin`."""
-    nodes: tuple[CometNodeConfig, ...]
-    """One for each chain, names distinct."""
-
-    def node_of(self, chain: ChainId) -> CometNodeConfig:
-        """The node of `chain`.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        for node in self.nodes:
-            if node.chain == chain:
-                return node
-        raise ConfigError(
-            "cometbft.nodes", f"have none for {chain}", fix=f'add one with chain = "{chain}"'
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,9 +229,14 @@ class GatewayConfig:
 def load_config(path: Path) -> GatewayConfig:
     """Read and check the file at `path`, and the device lists that it names.
 
+    Args:
+        path: The file, or the folder that it is in.
+
     Raises:
         ConfigError: Names the key and the fix.
     """
+    if path.is_dir():
+        path /= CONFIG_NAME
     return parse_config(
         TomlTable.read(path, fix="write one with headwater-gateway init, or name it with --config")
     )
@@ -310,7 +276,7 @@ def parse_config(root: TomlTable) -> GatewayConfig:
             raise ConfigError(
                 "registrar_key", "is missing, but [enrolment] is there", fix="name the key"
             )
-    comet = _parse_engine(root)
+    comet = parse_engine(root)
     limits = root.table("limits")
     max_data_bytes = limits.integer("max_data_bytes", DEFAULT_MAX_DATA_BYTES)
     if max_data_bytes < 1:
@@ -319,6 +285,12 @@ def parse_config(root: TomlTable) -> GatewayConfig:
     shards = tuple(_parse_shard(table) for table in root.tables("shards"))
     root.require_empty(ROOT_KEYS)
     names = [shard.shard for shard in shards]
+    if not shards[0].delegate_keys:
+        raise ConfigError(
+            f"{shards[0].key}.keys",
+            "is empty",
+            fix="name the key of a delegate; shards that are only followed come after",
+        )
     for shard in shards:
         if names.count(shard.shard) > 1:
             raise ConfigError(f"{shard.key}.name", f"{shard.shard} comes twice", fix="drop one")
@@ -383,7 +355,7 @@ def format_template(
         genesis=quote(genesis),
         network=quote(network.hex()),
         folder=quote(folder),
-        blobs=_quote_list(blobs),
+        blobs=quote_list(blobs),
         registrar_key=quote(registrar_key),
         broker=BROKER_TEMPLATE.substitute(port=port) if tls is None else tls,
     )
@@ -391,36 +363,22 @@ def format_template(
 
 def format_tls(*, brokers: Sequence[str], host: str, port: int, reload: Sequence[str]) -> str:
     """What `[broker]` is replaced by for brokers with TLS and a registrar."""
-    line = f"reload = {_quote_list(reload)}"
+    line = f"reload = {quote_list(reload)}"
     return TLS_TEMPLATE.substitute(
-        brokers=_quote_list(brokers), host=quote(host), port=port, reload=line
+        brokers=quote_list(brokers), host=quote(host), port=port, reload=line
     )
 
 
-def format_shard(*, name: ChainId, keys: Sequence[str], validation: str, devices: str) -> str:
-    """A commented `[[shards]]` table."""
-    return SHARD_TEMPLATE.substitute(
-        name=quote(name),
-        keys=_quote_list(keys),
-        validation=quote(validation),
-        devices=quote(devices),
-    )
-
-
-def quote(text: str) -> str:
-    """`text` as TOML writes it.
-
-    Raises:
-        ConfigError: If it holds a control character.
-    """
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    if not escaped.isprintable():
-        raise ConfigError("init", f"{text!r} holds a control character", fix="leave it out")
-    return f'"{escaped}"'
-
-
-def _quote_list(texts: Sequence[str]) -> str:
-    return "[" + "".join(f"\n    {quote(text)}," for text in texts) + "\n]"
+def format_shard(
+    *, name: ChainId, keys: Sequence[str], validation: str | None, devices: str | None
+) -> str:
+    """A commented `[[shards]]` table; None leaves a key out."""
+    text = SHARD_TEMPLATE.substitute(name=quote(name), keys=quote_list(keys))
+    if validation is not None:
+        text += VALIDATION_TEMPLATE.substitute(validation=quote(validation))
+    if devices is not None:
+        text += DEVICES_TEMPLATE.substitute(devices=quote(devices))
+    return text
 
 
 def _parse_network(text: str) -> Network:
@@ -504,40 +462,8 @@ def _parse_enrolment(table: TomlTable, brokers: tuple[str, ...]) -> EnrolmentCon
     return config
 
 
-def _parse_engine(root: TomlTable) -> CometConfig | None:
-    engine = root.text("engine", ENGINES[0])
-    if engine not in ENGINES:
-        raise ConfigError("engine", f"is {engine!r}", fix=f"use one of {', '.join(ENGINES)}")
-    table = root.table("cometbft")
-    if engine != "cometbft":
-        return None
-    binary = table.path("binary") if table.has("binary") else None
-    nodes: list[CometNodeConfig] = []
-    for entry in table.tables("nodes"):
-        listen = entry.text("listen")
-        if not listen.startswith("tcp://") or not listen.rpartition(":")[2].isdecimal():
-            raise ConfigError(
-                entry.key("listen"), f"is {listen!r}", fix='write it as "tcp://0.0.0.0:26656"'
-            )
-        peers = entry.texts("peers") if entry.has("peers") else ()
-        for peer in peers:
-            if "@" not in peer or not peer.rpartition(":")[2].isdecimal():
-                raise ConfigError(
-                    entry.key("peers"), f"hold {peer!r}", fix="write each as id@host:port"
-                )
-        chain = ChainId(entry.text("chain"))
-        if any(node.chain == chain for node in nodes):
-            raise ConfigError(entry.key("chain"), f"{chain} comes twice", fix="drop one")
-        nodes.append(CometNodeConfig(chain=chain, listen=listen, peers=tuple(peers)))
-        entry.require_empty(NODE_KEYS)
-    table.require_empty(COMET_KEYS)
-    return CometConfig(binary=binary, nodes=tuple(nodes))
-
-
 def _parse_shard(table: TomlTable) -> ShardConfig:
     keys = table.paths("keys")
-    if not keys:
-        raise ConfigError(table.key("keys"), "is empty", fix="name the key of a delegate")
     if table.is_list("validation"):
         validation = table.paths("validation")
         if len(validation) != len(keys):
@@ -546,8 +472,10 @@ def _parse_shard(table: TomlTable) -> ShardConfig:
                 f"has {len(validation)} paths for {len(keys)} delegates",
                 fix="give one path for all of them, or a list with one for each",
             )
-    else:
+    elif keys or table.has("validation"):
         validation = (table.path("validation"),)
+    else:
+        validation = ()
     shard = ShardConfig(
         key=table.key("").removesuffix("."),
         shard=ChainId(table.text("name")),

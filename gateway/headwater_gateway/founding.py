@@ -4,12 +4,12 @@ One process hosts all validators of the network, with the embedded engine. Every
 machine would need later is a file of its own: the genesis, the blobs, and one key a delegate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headwater_gateway.config import format_shard, format_template
+from headwater_gateway.config import CONFIG_NAME, format_shard, format_template
 from headwater_gateway.keyfile import create_key
 from headwater_gateway.task_file import TaskFile
 from headwater_models.initialization import initial_parameters
@@ -41,7 +41,6 @@ MAX_SHARDS: Final = 64
 MAX_VALIDATORS: Final = 32
 """Of one shard in one process."""
 
-CONFIG_NAME: Final = "gateway.toml"
 GENESIS_NAME: Final = "genesis.cbor"
 PROGRAM_NAME: Final = "program.tflite"
 MODEL_NAME: Final = "initial-model.bin"
@@ -66,6 +65,8 @@ class FoundingPlan:
     num_shards: int
     num_validators: int
     """Of each shard."""
+    validators_key: str = "--delegates"
+    """The option that gave their number, for errors."""
     task: TaskFile
     program: Program
     validation: str
@@ -76,6 +77,19 @@ class FoundingPlan:
     """Of the genesis."""
     tls: str | None = None
     """In place of `[broker]`, for brokers with TLS and a registrar; see `registrar.setup`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What a new network begins with."""
+
+    genesis: Genesis
+    delegates: Mapping[ChainId, Sequence[SecretKey]]
+    """Of each shard."""
+    registrar: SecretKey
+    sponsor: SecretKey
+    model: bytes
+    """The initial one, encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +110,15 @@ def derive_seed(secret: bytes, role: str) -> bytes:
     return hash_bytes(Domain.SEED, b"founding", secret, role.encode())
 
 
-def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
-    """Write all files of a new network.
+def lay_foundation(plan: FoundingPlan, draw_seed: DrawSeed) -> Foundation:
+    """Make the keys, the genesis and the initial model; nothing is written.
 
     Raises:
-        ConfigError: If the plan contradicts itself, or the folder is in use or cannot be written.
+        ConfigError: If the plan contradicts itself, or the folder is in use.
     """
     for key, value, highest in (
         ("--shards", plan.num_shards, MAX_SHARDS),
-        ("--validators", plan.num_validators, MAX_VALIDATORS),
+        (plan.validators_key, plan.num_validators, MAX_VALIDATORS),
         ("--port", plan.port, 65_535),
     ):
         if not 1 <= value <= highest:
@@ -114,29 +128,41 @@ def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
         raise ConfigError("--out", f"{folder} is not empty", fix="choose a new folder")
     shards = tuple(ChainId(f"shard-{index + 1}") for index in range(plan.num_shards))
     delegates = {
-        shard: {
-            f"{KEYS_NAME}/{shard}-{index + 1}.key": draw_seed(f"{shard}/{index}")
-            for index in range(plan.num_validators)
-        }
+        shard: tuple(
+            SecretKey(draw_seed(f"{shard}/{index}")) for index in range(plan.num_validators)
+        )
         for shard in shards
     }
-    registrar, sponsor = draw_seed("registrar"), draw_seed("sponsor")
+    registrar, sponsor = SecretKey(draw_seed("registrar")), SecretKey(draw_seed("sponsor"))
     model_seed = int.from_bytes(draw_seed("model")[:8], "big")
     parameters = initial_parameters(plan.program, model_seed)
     model = encode_model(from_float32(parameters, fraction_bits=plan.task.fraction_bits))
     genesis = _make_genesis(
-        plan,
-        delegates={
-            shard: [SecretKey(seed) for _, seed in sorted(seeds.items())]
-            for shard, seeds in delegates.items()
-        },
-        registrar=SecretKey(registrar),
-        sponsor=SecretKey(sponsor),
-        model=model,
+        plan, delegates=delegates, registrar=registrar, sponsor=sponsor, model=model
     )
-    keys = {name: seed for seeds in delegates.values() for name, seed in seeds.items()}
-    keys[f"{KEYS_NAME}/registrar.key"] = registrar
-    keys[f"{KEYS_NAME}/sponsor.key"] = sponsor
+    return Foundation(
+        genesis=genesis, delegates=delegates, registrar=registrar, sponsor=sponsor, model=model
+    )
+
+
+def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
+    """Write all files of a new network on one machine.
+
+    Raises:
+        ConfigError: If the plan contradicts itself, or the folder is in use or cannot be written.
+    """
+    made, folder = lay_foundation(plan, draw_seed), plan.folder
+    genesis, shards = made.genesis, made.genesis.shards
+    delegates = {
+        shard: {
+            f"{KEYS_NAME}/{shard}-{index + 1}.key": key
+            for index, key in enumerate(made.delegates[shard])
+        }
+        for shard in shards
+    }
+    keys = {name: key.seed for named in delegates.values() for name, key in named.items()}
+    keys[f"{KEYS_NAME}/registrar.key"] = made.registrar.seed
+    keys[f"{KEYS_NAME}/sponsor.key"] = made.sponsor.seed
     config = format_template(
         genesis=GENESIS_NAME,
         network=genesis_network(genesis),
@@ -156,12 +182,9 @@ def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / KEYS_NAME).mkdir(mode=0o700)
+        write_common(folder, made, plan.program)
         for name, seed in sorted(keys.items()):
             create_key(folder / name, seed)
-        (folder / GENESIS_NAME).write_bytes(encode_genesis(genesis))
-        (folder / PROGRAM_NAME).write_bytes(plan.program.data)
-        (folder / MODEL_NAME).write_bytes(model)
         for shard in shards:
             heading = DEVICES_HEADING.format(shard=shard)
             (folder / DEVICES_NAME.format(shard=shard)).write_text(heading, encoding="utf-8")
@@ -171,10 +194,22 @@ def found_network(plan: FoundingPlan, draw_seed: DrawSeed) -> Founding:
     return Founding(genesis=genesis, config=folder / CONFIG_NAME)
 
 
+def write_common(folder: Path, made: Foundation, program: Program) -> None:
+    """Write what every gateway of a network has, and the folder for its keys.
+
+    Raises:
+        OSError: If `folder` cannot be written.
+    """
+    (folder / KEYS_NAME).mkdir(mode=0o700)
+    (folder / GENESIS_NAME).write_bytes(encode_genesis(made.genesis))
+    (folder / PROGRAM_NAME).write_bytes(program.data)
+    (folder / MODEL_NAME).write_bytes(made.model)
+
+
 def _make_genesis(
     plan: FoundingPlan,
     *,
-    delegates: dict[ChainId, list[SecretKey]],
+    delegates: Mapping[ChainId, Sequence[SecretKey]],
     registrar: SecretKey,
     sponsor: SecretKey,
     model: bytes,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater_gateway.comet.host import CometHost
 from headwater_gateway.config import BrokerConfig, GatewayConfig, ShardConfig
 from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
@@ -22,7 +23,6 @@ from headwater_gateway.registrar.service import RegistrarService, open_registrar
 from headwater_gateway.registrar.setup import make_broker_tls
 from headwater_gateway.shell.broker import embedded_broker
 from headwater_gateway.shell.chain import ChainHost, Host, StepResult
-from headwater_gateway.shell.comet import CometHost
 from headwater_gateway.shell.exchange import ExchangeSetup
 from headwater_gateway.shell.mqtt import ignore_lost_connections, parse_broker_url
 from headwater_gateway.shell.service import GatewayService, HostedShard, ServiceSetup

@@ -93,6 +93,19 @@ class TomlTable:
             raise ConfigError(self.key(key), f"is {value!r}", fix="give a whole number")
         return value
 
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """`true` or `false`.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise ConfigError(self.key(key), f"is {value!r}", fix="give true or false")
+        return value
+
     def path(self, key: str) -> Path:
         """A path, relative to the file's folder; errors as `text`."""
         return self._path(self.text(key))
@@ -183,3 +196,22 @@ class TomlTable:
 
     def _take(self, key: str) -> object:
         return self._values.pop(key, None)
+
+
+def quote(text: str) -> str:
+    """`text` as TOML writes it.
+
+    Raises:
+        ConfigError: If it holds a control character.
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if not escaped.isprintable():
+        raise ConfigError("init", f"{text!r} holds a control character", fix="leave it out")
+    return f'"{escaped}"'
+
+
+def quote_list(texts: Sequence[str]) -> str:
+    """`texts` as a TOML list, a line each; an empty one on one line."""
+    if not texts:
+        return "[]"
+    return "[" + "".join(f"\n    {quote(text)}," for text in texts) + "\n]"

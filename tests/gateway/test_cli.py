@@ -43,7 +43,7 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_init_writes_a_network_and_says_what_comes_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert init(tmp_path, "--shards", "2", "--validators", "3", "--rounds", "7", "--name", "n") == 0
+    assert init(tmp_path, "--shards", "2", "--delegates", "3", "--rounds", "7", "--name", "n") == 0
     net = tmp_path / "net"
     genesis = decode_genesis((net / "genesis.cbor").read_bytes())
     out = capsys.readouterr().out
@@ -95,7 +95,12 @@ def test_own_program_and_task_need_no_code(
     ("arguments", "words"),
     [
         (["--shards", "0"], "--shards: is 0; give 1 to 64"),
+        (["--delegates", "33"], "--delegates: is 33"),
         (["--validators", "33"], "--validators: is 33"),
+        (["--validators", "2", "--delegates", "2"], "--delegates: is there beside --validators"),
+        (["--validators", "3", "--host", "a", "--host", "b"], "--host: 2 of them for 3 gateways"),
+        (["--validators", "4", "--first-port", "64990"], "--first-port: leaves too few ports"),
+        (["--first-port", "9000"], "--first-port: is for gateways on machines of their own"),
         (["--rounds", "0"], "rounds: is 0, allowed 1"),
         (["--name", "Big Name"], "Genesis.name does not match"),
         (["--program", "none"], "--program: none: No such file"),

@@ -78,7 +78,7 @@ def plan_tls(folder: Path, hosts: Sequence[str], *, broker_port: int, port: int)
     """
     pid = (folder / BROKER_FOLDER_NAME / PID_NAME).absolute()
     return format_tls(
-        brokers=[f"mqtts://{_bracketed(hosts[0])}:{broker_port}"],
+        brokers=[f"mqtts://{bracketed(hosts[0])}:{broker_port}"],
         host="0.0.0.0",  # noqa: S104  # devices come from elsewhere; every request is signed
         port=port,
         reload=["sh", "-c", f"kill -HUP $(cat {shlex.quote(str(pid))})"],
@@ -242,7 +242,8 @@ def format_day(time_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(time_ms / 1_000))
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """A host as a URL has it."""
     return f"[{host}]" if ":" in host else host
 
 

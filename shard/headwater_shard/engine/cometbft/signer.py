@@ -6,6 +6,10 @@ it precommits. What was signed last is on disk before a signature leaves, and no
 that goes back or says something else about the same step. A precommit is signed only with an
 extension that names its own view, so our certificates hold what they say.
 
+A validator that remembers nothing, because its disk was lost or because it was never in office, may
+have voted at the height that is under way. It lets that height pass and signs from the next one on.
+The first height of a chain is the exception: nobody has signed anything before it.
+
 CometBFT specification 0.38, "Validator Signing".
 """
 
@@ -90,7 +94,8 @@ class CometSigner:
             key: The validator's.
             network: The digest of the genesis.
             chain: Which one.
-            last: What `save` was given last; without it, the validator may only be new.
+            last: What `save` was given last; without it, the first height that is asked for goes by
+                without a signature, unless it is the chain's first.
             save: Puts a step on disk; durable when it returns.
         """
         self._key = key
@@ -99,6 +104,7 @@ class CometSigner:
         self._chain_id = comet_chain_id(network, chain)
         self._last = last
         self._save = save
+        self._forgotten: int | None = None
 
     def view_at(self, height: Height) -> View | None:
         """The view of `height` in which the node voted last; None where it has not yet."""
@@ -234,6 +240,15 @@ class CometSigner:
                 f"the extension is of view {extended.vote.view}, the precommit of {vote.round}"
             )
 
+    def _require_unsigned(self, height: int) -> None:
+        """Refuse the height at which a lost memory may matter."""
+        if self._forgotten is None:
+            self._forgotten = height if height > 1 else 0
+        if height <= self._forgotten:
+            raise RefusedToSign(
+                f"what was signed at height {height} is forgotten; signs from the next one on"
+            )
+
     def _sign(
         self,
         height: int,
@@ -245,6 +260,8 @@ class CometSigner:
         if height < 1 or view < 0:
             raise RefusedToSign(f"no such height or view: {height}/{view}")
         last = self._last
+        if last is None:
+            self._require_unsigned(height)
         place = (height, view, step)
         if last is not None and place < (last.height, last.view, last.step):
             raise RefusedToSign(

@@ -35,15 +35,50 @@ KINDS = {
 }
 
 
+EARLIER = SignedStep(
+    height=Height(1),
+    view=View(0),
+    step=1,
+    seconds=1,
+    nanoseconds=0,
+    message=b"earlier",
+    signature=KEY.sign(b"earlier"),
+)
+
+
 def make_signer(saved: list[SignedStep] | None = None) -> CometSigner:
+    """One that signed at height 1 before anything in `saved`."""
     saved = [] if saved is None else saved
     return CometSigner(
         key=KEY,
         network=NETWORK,
         chain=MAIN_CHAIN,
-        last=saved[-1] if saved else None,
+        last=saved[-1] if saved else EARLIER,
         save=saved.append,
     )
+
+
+def make_forgetful(saved: list[SignedStep]) -> CometSigner:
+    return CometSigner(key=KEY, network=NETWORK, chain=MAIN_CHAIN, last=None, save=saved.append)
+
+
+def test_a_new_validator_signs_the_first_height_of_a_chain() -> None:
+    signer = make_forgetful([])
+    signer.sign_vote(vote(height=1), CHAIN_ID)
+    signer.sign_vote(vote(height=2), CHAIN_ID)
+
+
+def test_who_remembers_nothing_lets_one_height_pass() -> None:
+    saved: list[SignedStep] = []
+    signer = make_forgetful(saved)
+    for view in (0, 1, 0):
+        with pytest.raises(RefusedToSign, match="forgotten"):
+            signer.sign_vote(vote(height=5, view=view), CHAIN_ID)
+        with pytest.raises(RefusedToSign, match="forgotten"):
+            signer.sign_proposal(proposal(height=5, view=view), CHAIN_ID)
+    assert signer.view_at(Height(5)) is None
+    signer.sign_vote(vote(height=6), CHAIN_ID)
+    assert [step.height for step in saved] == [6]
 
 
 def block_id(name: bytes = b"block") -> types_pb2.BlockID:

@@ -53,7 +53,7 @@ class StateSync:
     """Where a new node takes a snapshot from, and what it trusts."""
 
     rpc_servers: tuple[str, ...]
-    """At least two, as `host:port`."""
+    """At least two, as `host:port` or `unix:///path`."""
     trust_height: int
     trust_hash: str
     """Of CometBFT's header at that height, in hexadecimal digits."""
@@ -75,6 +75,13 @@ class NodeConfig:
     log_level: str = "info"
     binary: Path | None = None
     """None looks for it on the PATH and in `~/go/bin`."""
+    node_key: Path | None = None
+    """What peers know the node by; None keeps one in the home folder, which goes with it."""
+
+    @property
+    def node_key_file(self) -> Path:
+        """Where the node's own key is."""
+        return (self.node_key or self.home / "config" / "node_key.json").absolute()
 
     @property
     def abci_socket(self) -> Path:
@@ -133,7 +140,7 @@ def write_home(config: NodeConfig, genesis: Genesis, chain: ChainId) -> str:
         state = config.home / "data" / "priv_validator_state.json"
         if not state.exists():
             _write(state, {"height": "0", "round": 0, "step": 0})
-        return ensure_node_key(config.home / "config" / "node_key.json")
+        return ensure_node_key(config.node_key_file)
     except OSError as error:
         raise ConfigError(
             str(config.home), f"cannot be written: {error}", fix="check permissions"
@@ -216,6 +223,7 @@ def make_config_toml(config: NodeConfig, genesis: Genesis) -> str:
             "abci": "socket",
             "moniker": config.home.name,
             "priv_validator_laddr": f"unix://{config.signer_socket}",
+            "node_key_file": str(config.node_key_file),
             "log_level": config.log_level,
         },
         "rpc": {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from headwater_gateway.config import CometConfig
+from headwater_gateway.comet.config import CometConfig
 from headwater_gateway.machine.effects import Submit
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_gateway.shell.chain import StepResult
@@ -34,8 +34,6 @@ from headwater_shard.store import LedgerStore
 logger = logging.getLogger(__name__)
 
 HOME_NAME: Final = "cometbft"
-SNAPSHOT_INTERVAL_BLOCKS: Final = 1_000
-"""Blocks between the snapshots from which new nodes start."""
 
 
 class CometHost:
@@ -118,10 +116,11 @@ class CometHost:
                     p2p_address=node.listen,
                     persistent_peers=node.peers,
                     binary=config.binary,
+                    node_key=config.node_key,
                 ),
                 now_ms=now_ms,
                 on_wake=self._on_wake,
-                snapshot_interval_blocks=SNAPSHOT_INTERVAL_BLOCKS,
+                snapshot_interval_blocks=config.snapshot_interval_blocks,
             )
             self._engine.start()
         except BaseException:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headwater_gateway.config import CometConfig, CometNodeConfig
+from headwater_gateway.comet.config import CometConfig, CometNodeConfig
+from headwater_gateway.comet.host import CometHost
 from headwater_gateway.machine.effects import Submit
 from headwater_gateway.shell.chain import ChainRunner, StepResult
-from headwater_gateway.shell.comet import CometHost
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.errors import ConfigError, StorageError
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
