@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo test lint coverage vectors programs check-programs protos check-protos crash fuzz \
+.PHONY: help demo cluster chaos test lint coverage vectors programs check-programs protos check-protos crash fuzz \
   study other-python arm clean
 
 help: ## Show what there is to make
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml requirements.txt
 
 demo: $(STAMP) ## Run the main job: 60 devices, 2 shards, the main chain, the audit
 	@$(BIN)/headwater-sim demo $(ARGS)
+
+cluster: $(STAMP) ## Run 4 gateways with CometBFT, 2 Mosquittos and 20 agents as processes
+	@$(BIN)/headwater-sim cluster $(ARGS)
 
 test: $(STAMP) ## Lint, type-check and test
 	@$(MAKE) --no-print-directory lint

@@ -21,6 +21,7 @@ def _build_app() -> "typer.Typer":
     import typer
     from rich.console import Console
 
+    from headwater_firmware_sim.machines.cli import add_machine_commands
     from headwater_firmware_sim.study.cli import add_study_commands
 
     app = typer.Typer(
@@ -192,4 +193,5 @@ def _build_app() -> "typer.Typer":
         )
 
     add_study_commands(app)
+    add_machine_commands(app)
     return app

@@ -224,6 +224,8 @@ def run_gateway(config: GatewayConfig, *, until_complete: bool) -> None:
                     registrar,
                     until_complete=until_complete,
                     make_host=choose_host(config),
+                    # Among nodes of others no gateway makes a quorum alone, nor has to.
+                    watches_power=config.comet is None,
                 )
             )
 
@@ -240,6 +242,7 @@ async def _serve(
     *,
     until_complete: bool,
     make_host: Callable[..., Host],
+    watches_power: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(ignore_lost_connections)
@@ -252,7 +255,7 @@ async def _serve(
             return
         for line in journal.note(chain, result.tip.state):
             logger.info(line)
-        if chain == MAIN_CHAIN:
+        if chain == MAIN_CHAIN and watches_power:
             for line in office.note(result.tip.state):
                 logger.warning(line)
         if until_complete and chain == MAIN_CHAIN and is_complete(result.tip.state):

@@ -60,6 +60,12 @@ def _build_app() -> "typer.Typer":
         chain: Annotated[
             str | None, typer.Option(metavar="NAME", help="Audit this chain alone.")
         ] = None,
+        blobs: Annotated[
+            list[Path] | None,
+            typer.Option(
+                metavar="DIR", help="Another gateway's data folder, for blobs that DIR lacks."
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
         debug: Annotated[bool, debug_option] = False,
     ) -> int:
@@ -68,6 +74,7 @@ def _build_app() -> "typer.Typer":
         return _audit(
             folder,
             only=None if chain is None else ChainId(chain),
+            others=tuple(blobs or ()),
             as_json=as_json,
             debug=context.obj.debug,
         )
@@ -78,7 +85,9 @@ def _build_app() -> "typer.Typer":
     return app
 
 
-def _audit(folder: Path, *, only: ChainId | None, as_json: bool, debug: bool) -> int:
+def _audit(
+    folder: Path, *, only: ChainId | None, others: Sequence[Path], as_json: bool, debug: bool
+) -> int:
     from headwater_shard.audit.failure import AuditFailure
     from headwater_shard.audit.folder import open_audit
     from headwater_shard.layout import DataFolder
@@ -87,7 +96,9 @@ def _audit(folder: Path, *, only: ChainId | None, as_json: bool, debug: bool) ->
     report: AuditReport | None = None
     failure: AuditFailure | None = None
     try:
-        with open_audit(DataFolder(folder), only=only) as run:
+        with open_audit(
+            DataFolder(folder), only=only, others=[DataFolder(path) for path in others]
+        ) as run:
             try:
                 _show_progress(run)
             finally:

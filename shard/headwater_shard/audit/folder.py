@@ -11,6 +11,7 @@ from headwater_protocol.chain.genesis import Genesis, decode_genesis
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId
 from headwater_shard.audit.failure import AuditFailure, located
+from headwater_shard.audit.joined_blobs import JoinedBlobs
 from headwater_shard.audit.network import NetworkAudit
 from headwater_shard.blobs import BlobStore
 from headwater_shard.layout import BLOBS_NAME, GENESIS_NAME, LEDGER_NAME, DataFolder
@@ -18,12 +19,15 @@ from headwater_shard.store import LedgerStore
 
 
 @contextmanager
-def open_audit(folder: DataFolder, *, only: ChainId | None = None) -> Iterator[NetworkAudit]:
+def open_audit(
+    folder: DataFolder, *, only: ChainId | None = None, others: Sequence[DataFolder] = ()
+) -> Iterator[NetworkAudit]:
     """Open a folder's ledgers and blobs for an audit.
 
     Args:
         folder: As a gateway or a simulation wrote it.
         only: Audit this chain alone; nothing is compared between chains then.
+        others: Data folders of other gateways, for blobs that this one does not keep.
 
     Raises:
         ConfigError: If there is no data folder, or the network has no chain `only`.
@@ -37,9 +41,12 @@ def open_audit(folder: DataFolder, *, only: ChainId | None = None) -> Iterator[N
             fix=f"choose one of {', '.join([MAIN_CHAIN, *genesis.shards])}",
         )
     with ExitStack() as stack:
-        with located(item=BLOBS_NAME):
-            blobs = BlobStore(folder.blobs, read_only=True)
-        stack.callback(blobs.close)
+        stores: list[BlobStore] = []
+        for entry in (folder, *others):
+            with located(item=BLOBS_NAME if entry is folder else str(entry.blobs)):
+                stores.append(BlobStore(entry.blobs, read_only=True))
+            stack.callback(stores[-1].close)
+        blobs = JoinedBlobs(stores)
         ledgers: dict[ChainId, LedgerStore] = {}
         for chain in _list_chains(folder, genesis) if only is None else [only]:
             with located(chain=chain):

@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for an error, JSON for a program."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -142,3 +143,15 @@ def test_a_missing_extra_is_named(
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "audit" in capsys.readouterr().out
+
+
+def test_blobs_that_another_gateway_keeps_are_found_there(
+    folder: DataFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder.path, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one/blobs").rename(tmp_path / "two/blobs")
+    (tmp_path / "one/blobs").mkdir()
+    assert main(["audit", str(tmp_path / "one")]) == 1
+    assert "is missing" in capsys.readouterr().out
+    assert main(["audit", str(tmp_path / "one"), "--blobs", str(tmp_path / "two")]) == 0

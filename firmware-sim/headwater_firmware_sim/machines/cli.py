@@ -1,0 +1,50 @@
+"""`headwater-sim cluster`: a whole network of processes on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    import typer
+
+
+def add_machine_commands(app: "typer.Typer") -> None:
+    """Add them to the simulator's command line."""
+    import typer
+    from rich.console import Console
+
+    from headwater_firmware_sim.machines.plan import NetworkKind, NetworkPlan
+
+    network_option = typer.Option(
+        "--network", help="Hosts: network namespaces (root, iproute2, nftables) or the loopback."
+    )
+
+    @app.command()
+    def cluster(
+        *,
+        out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("cluster"),
+        validators: Annotated[int, typer.Option(help="Gateways of each shard.")] = 4,
+        shards: Annotated[int, typer.Option(help="Shards.")] = 1,
+        devices: Annotated[int, typer.Option(help="Agent processes.")] = 20,
+        rounds: Annotated[int, typer.Option(help="Rounds of each shard.")] = 5,
+        network: Annotated[NetworkKind, network_option] = NetworkKind.AUTO,
+        as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
+    ) -> int:
+        """Run gateways with CometBFT, Mosquitto with TLS and agents as processes of their own."""
+        from headwater_firmware_sim.machines.result import print_result
+        from headwater_firmware_sim.machines.run import RESULT_NAME, run_cluster
+
+        console = Console(stderr=as_json)
+        plan = NetworkPlan(
+            out=out,
+            num_validators=validators,
+            num_shards=shards,
+            num_devices=devices,
+            num_rounds=rounds,
+            kind=network,
+        )
+        result = run_cluster(plan, say=lambda line: console.print(line, highlight=False))
+        if as_json:
+            print((out / RESULT_NAME).read_text(encoding="utf-8"), end="")
+        else:
+            print_result(console, result)
+        return 0 if result.is_good else 1
