@@ -138,7 +138,7 @@ def _build_app() -> "typer.Typer":
         ] = None,
         debug: Annotated[bool, debug_option] = False,
     ) -> int:
-        """Found a network: keys, genesis, initial model and gateway.toml, of one gateway or many."""
+        """Found a network: keys, genesis, model and gateway.toml, of one gateway or of many."""
         context.obj.debug = context.obj.debug or debug
         given = _Given(
             out=out,

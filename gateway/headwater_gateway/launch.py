@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_gateway.comet.host import CometHost
+from headwater_gateway.comet.routes import CometRoutes
+from headwater_gateway.comet.sync import SyncPeers
 from headwater_gateway.config import BrokerConfig, GatewayConfig, ShardConfig
 from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
@@ -98,6 +100,14 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
             peers=config.peers,
             authority=config.tls_authority,
             storage=config.storage,
+            routes=[]
+            if config.comet is None
+            else [
+                CometRoutes(
+                    DataFolder(config.folder),
+                    (MAIN_CHAIN, *(shard.shard for shard in config.shards)),
+                ).table()
+            ],
         ),
     )
 
@@ -232,7 +242,12 @@ def run_gateway(config: GatewayConfig, *, until_complete: bool) -> None:
 
 def choose_host(config: GatewayConfig) -> Callable[..., Host]:
     """What opens a chain on the engine that `config` names."""
-    return ChainHost if config.comet is None else partial(CometHost, config=config.comet)
+    if config.comet is None:
+        return ChainHost
+    peers = SyncPeers(
+        urls=tuple(sorted(set(config.peers.values()))), authority=config.tls_authority
+    )
+    return partial(CometHost, config=config.comet, peers=peers)
 
 
 async def _serve(

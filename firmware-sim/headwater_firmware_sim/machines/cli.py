@@ -1,4 +1,4 @@
-"""`headwater-sim cluster`: a whole network of processes on this machine."""
+"""`headwater-sim cluster` and `chaos`: a whole network of processes on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,3 +48,34 @@ def add_machine_commands(app: "typer.Typer") -> None:
         else:
             print_result(console, result)
         return 0 if result.is_good else 1
+
+    @app.command()
+    def chaos(
+        *,
+        out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("chaos"),
+        devices: Annotated[int, typer.Option(help="Agent processes.")] = 8,
+        only: Annotated[
+            list[str] | None, typer.Option(help="A fault's name; several times. Default: all.")
+        ] = None,
+        network: Annotated[NetworkKind, network_option] = NetworkKind.AUTO,
+        as_json: Annotated[bool, typer.Option("--json", help="Print chaos.json.")] = False,
+    ) -> int:
+        """Kill, freeze, cut off, fill, wipe and betray a network of processes, one by one."""
+        from headwater_firmware_sim.machines.chaos import run_chaos
+        from headwater_firmware_sim.machines.chaos_table import ChaosTable, write_rows
+        from headwater_firmware_sim.machines.faults import choose_faults
+        from headwater_firmware_sim.machines.network import ProcessNetwork
+        from headwater_firmware_sim.machines.plan import chaos_plan
+
+        console = Console(stderr=as_json)
+        faults = choose_faults(only)
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False)
+
+        with ProcessNetwork(chaos_plan(out, devices=devices, kind=network), say=say) as running:
+            rows = run_chaos(running, faults, say=say, tell=ChaosTable(console).tell)
+        write_rows(rows, out / "chaos.json")
+        if as_json:
+            print((out / "chaos.json").read_text(encoding="utf-8"), end="")
+        return 0 if all(row.is_good for row in rows) else 1

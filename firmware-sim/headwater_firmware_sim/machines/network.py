@@ -47,6 +47,8 @@ NUM_TEST: Final = 300
 MARK: Final = "network.json"
 """Says that a folder is a run's of this kind, which another run may replace."""
 DEVICE_HOST: Final = "devices"
+SPARE_HOST: Final = "spare"
+"""Where nothing runs to begin with."""
 
 
 class CommandFailed(TransportError):
@@ -74,6 +76,8 @@ class ProcessNetwork:
             raise ConfigError("mosquitto", "is not installed", fix="apt-get install mosquitto")
         self.plan = plan
         self.net = plan.out / "net"
+        self.mounts: list[Path] = []
+        """Disks in memory that are taken away at the end."""
         self._say = say
         _make_folder(plan.out)
         self.hosts = _make_hosts(plan)
@@ -84,18 +88,18 @@ class ProcessNetwork:
             raise
         self.genesis: Genesis = decode_genesis((self.net / "gateway-0" / GENESIS_NAME).read_bytes())
         self.brokers = [
-            self._child(
+            self.child(
                 f"broker-{index}",
                 ["mosquitto", "-c", str(self.net / f"broker-{index}" / "mosquitto.conf")],
             )
             for index in range(NUM_BROKERS)
         ]
         self.gateways = [
-            self._child(f"gateway-{index}", self.gateway_command(index))
+            self.child(f"gateway-{index}", self.gateway_command(index))
             for index in range(plan.num_gateways)
         ]
         self.agents = [
-            self._child(
+            self.child(
                 f"device-{index}",
                 [
                     program("headwater-agent"),
@@ -208,6 +212,9 @@ class ProcessNetwork:
         self.stop()
         self.hosts.heal()
         self.hosts.close()
+        for folder in self.mounts:
+            subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
+        self.mounts.clear()
 
     def __enter__(self) -> "ProcessNetwork":
         return self
@@ -215,7 +222,8 @@ class ProcessNetwork:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _child(self, name: str, command: Sequence[str], *, host: str | None = None) -> Child:
+    def child(self, name: str, command: Sequence[str], *, host: str | None = None) -> Child:
+        """A process of the network, on the host of its name if no other is given."""
         return Child(
             name,
             self.hosts.command(host or name, command),
@@ -294,7 +302,7 @@ def _says(child: Child, text: str) -> bool:
 def _make_hosts(plan: NetworkPlan) -> Hosts:
     names = [f"gateway-{index}" for index in range(plan.num_gateways)]
     names += [f"broker-{index}" for index in range(NUM_BROKERS)]
-    names.append(DEVICE_HOST)
+    names += [DEVICE_HOST, SPARE_HOST]
     if plan.kind is NetworkKind.LOOPBACK:
         return LoopbackHosts()
     if plan.kind is NetworkKind.AUTO and why_no_namespaces() is not None:

@@ -87,3 +87,15 @@ class NetworkPlan:
         ):
             if not 1 <= value <= highest:
                 raise ConfigError(option, f"is {value}", fix=f"give 1 to {highest}")
+
+
+def chaos_plan(out: Path, *, devices: int, kind: NetworkKind) -> NetworkPlan:
+    """A network that goes on for as long as faults are tried on it."""
+    return NetworkPlan(
+        out=out,
+        num_devices=devices,
+        num_rounds=100_000,
+        collect_ms=3_000,
+        kind=kind,
+        snapshot_interval_blocks=10,
+    )

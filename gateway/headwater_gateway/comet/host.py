@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from headwater_gateway.comet.config import CometConfig
+from headwater_gateway.comet.routes import HOME_NAME
+from headwater_gateway.comet.sync import SyncLines, SyncPeers, find_snapshot
 from headwater_gateway.machine.effects import Submit
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_gateway.shell.chain import StepResult
@@ -33,7 +35,8 @@ from headwater_shard.store import LedgerStore
 
 logger = logging.getLogger(__name__)
 
-HOME_NAME: Final = "cometbft"
+
+NO_PEERS: Final = SyncPeers(urls=())
 
 
 class CometHost:
@@ -48,6 +51,7 @@ class CometHost:
         path: Path,
         verifier: Verifier,
         config: CometConfig,
+        peers: SyncPeers = NO_PEERS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Open the chain's store, go on from its tip, and start the node.
@@ -59,6 +63,7 @@ class CometHost:
             path: Of the store; the node's folder is beside it.
             verifier: Checks signatures.
             config: Where nodes listen, and their peers.
+            peers: Gateways that may have a snapshot for a store without blocks.
             now_ms: The clock.
 
         Raises:
@@ -72,10 +77,12 @@ class CometHost:
             )
         node = config.node_of(chain)
         self.chain = chain
+        self._genesis, self._verifier = genesis, verifier
         self.updates: tuple[EpochUpdate, ...] = ()
         """Of the main chain, the proofs of all epochs when it was opened."""
         self._epochs = EpochArchive(path.parent / EPOCHS_NAME) if chain == MAIN_CHAIN else None
         self._last: FinalizedTip | None = None
+        self._lines: SyncLines | None = None
         self._store = LedgerStore.open(
             path,
             network=genesis_network(genesis),
@@ -103,6 +110,9 @@ class CometHost:
                     main.epoch, genesis=genesis, store=self._store, verifier=verifier
                 )
             self._wake: Callable[[], None] = lambda: None
+            home = path.parent / HOME_NAME
+            if tip is None and config.uses_state_sync:
+                self._lines = self._open_lines(peers, home)
             self._engine = CometEngine(
                 genesis=genesis,
                 chain=chain,
@@ -112,11 +122,12 @@ class CometHost:
                 store=self._store,
                 tip=tip,
                 config=NodeConfig(
-                    home=path.parent / HOME_NAME,
+                    home=home,
                     p2p_address=node.listen,
                     persistent_peers=node.peers,
                     binary=config.binary,
                     node_key=config.node_key,
+                    state_sync=None if self._lines is None else self._lines.state_sync,
                 ),
                 now_ms=now_ms,
                 on_wake=self._on_wake,
@@ -124,8 +135,35 @@ class CometHost:
             )
             self._engine.start()
         except BaseException:
+            self._close_lines()
             self._store.close()
             raise
+
+    def _catch_up(self, state: State) -> Sequence[EpochUpdate]:
+        """The proofs of epochs that came with a snapshot; none for a chain that began here."""
+        main = Draft(state).get_existing(MAIN, MAIN_KEY)
+        if self._epochs is None or main.epoch == 0:
+            return ()
+        return self._epochs.load(
+            main.epoch, genesis=self._genesis, store=self._store, verifier=self._verifier
+        )
+
+    def _open_lines(self, peers: SyncPeers, home: Path) -> SyncLines | None:
+        found = find_snapshot(peers, self.chain)
+        if found is None:
+            return None
+        logger.info(
+            "event=state_sync chain=%s height=%d peers=%d",
+            self.chain,
+            found.height,
+            len(found.urls),
+        )
+        return SyncLines(peers, found, self.chain, home)
+
+    def _close_lines(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     def _on_wake(self) -> None:
         self._wake()
@@ -169,7 +207,11 @@ class CometHost:
             reasons.append((submit, reason))
         self._engine.on_timer(now_ms)
         settled = self._engine.take_settled()
+        if settled:
+            self._close_lines()  # The node has its snapshot, and does not ask for another.
         updates: list[EpochUpdate] = []
+        if self._epochs is not None and settled and self._last is None:
+            updates += self._catch_up(settled[0].state)
         for entry in settled:
             final = entry.final
             self._state = entry.state
@@ -201,4 +243,5 @@ class CometHost:
     def close(self) -> None:
         """Stop the node and close the store."""
         self._engine.close()
+        self._close_lines()
         self._store.close()
