@@ -149,6 +149,54 @@ def test_a_child_that_ends_is_started_again_over_its_old_sockets(
     assert (tmp_path / "log").read_text().splitlines()[:3] == ["here False"] * 3
 
 
+def run_until_ended(node: NodeProcess, codes: list[int], count: int) -> None:
+    async def run() -> None:
+        task = asyncio.create_task(node.run())
+        async with asyncio.timeout(30):
+            while len(codes) < count:
+                assert not task.done(), task.exception()
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_child_whose_consensus_has_failed_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CometBFT goes on as a process then, and decides nothing any more."""
+    monkeypatch.setattr(node_module, "FIRST_BACKOFF_S", 0.01)
+    program = script(
+        tmp_path,
+        "import time\n"
+        "print('E[x] CONSENSUS FAI', end='', flush=True)\n"
+        "time.sleep(0.1)\n"
+        "print('LURE!!! err=\"no space left on device\"', flush=True)\n"
+        "time.sleep(60)\n",
+    )
+    codes: list[int] = []
+    node = NodeProcess(
+        binary=program, home=tmp_path, log_file=tmp_path / "log", on_exit=codes.append
+    )
+    run_until_ended(node, codes, 2)
+    assert codes[:2] == [-9, -9]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_holds_no_child_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "FIRST_BACKOFF_S", 0.01)
+    program = script(tmp_path, "import sys\nprint('x' * 1_000_000)\nsys.exit(5)\n")
+    codes: list[int] = []
+    node = NodeProcess(
+        binary=program, home=tmp_path, log_file=Path("/dev/full"), on_exit=codes.append
+    )
+    run_until_ended(node, codes, 2)
+    assert codes[:2] == [5, 5]
+
+
 def test_a_child_that_will_not_stop_is_killed_and_its_log_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 """The child process `cometbft`: found, started, started again when it ends, stopped.
 
 CometBFT ends itself when one of its connections to the application breaks, so application and node
-live and die together; what it prints goes to a file of bounded size.
+live and die together. When its consensus panics, on a full disk for one, it says so and stays a
+process that decides nothing any more; so it is killed then, and started again like any that ended.
+What it prints goes to a file of bounded size.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from headwater_protocol.errors import ConfigError
 
@@ -21,7 +23,7 @@ VERSION: Final = "v0.38.25"
 INSTALL: Final = f"go install github.com/cometbft/cometbft/cmd/cometbft@{VERSION}"
 
 FIRST_BACKOFF_S: Final = 0.5
-MAX_BACKOFF_S: Final = 30.0
+MAX_BACKOFF_S: Final = 8.0
 HEALTHY_S: Final = 30.0
 """A run of this length starts the backoff anew."""
 
@@ -32,6 +34,9 @@ MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 """Of the log; one older file of the same size is kept."""
 
 MAX_LINE_BYTES: Final = 64 * 1024
+
+CONSENSUS_FAILED: Final = b"CONSENSUS FAILURE!!!"
+"""What a node prints when its consensus has panicked."""
 
 
 def find_binary(configured: Path | None = None) -> Path:
@@ -146,16 +151,49 @@ class NodeProcess:
     async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
         if process.stdout is None:
             return
-        size = self._log_file.stat().st_size if self._log_file.exists() else 0
-        file = self._log_file.open("ab")
-        try:
+        seen = b""
+        with _BoundedLog(self._log_file) as log:
             while data := await process.stdout.read(MAX_LINE_BYTES):
-                if size + len(data) > MAX_LOG_BYTES:
-                    file.close()
-                    self._log_file.replace(self._log_file.with_name(self._log_file.name + ".1"))
-                    file, size = self._log_file.open("ab"), 0
-                file.write(data)
-                file.flush()
-                size += len(data)
-        finally:
-            file.close()
+                log.write(data)
+                seen = seen[1 - len(CONSENSUS_FAILED) :] + data
+                if CONSENSUS_FAILED in seen and process.returncode is None:
+                    logger.error("the consensus of a node has failed, see %s", self._log_file)
+                    process.kill()
+
+
+class _BoundedLog:
+    """A file of bounded size; a disk that refuses costs lines, and holds nobody up."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._is_refused = False
+
+    def __enter__(self) -> "_BoundedLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def write(self, data: bytes) -> None:
+        try:
+            if self._file is not None and self._size + len(data) > MAX_LOG_BYTES:
+                self._close()
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+            if self._file is None:
+                # Unbuffered: what is refused now must not be written, nor fail, later.
+                self._file = self._path.open("ab", buffering=0)
+                self._size = self._path.stat().st_size
+            self._file.write(data)
+            self._size += len(data)
+            self._is_refused = False
+        except OSError as error:
+            if not self._is_refused:
+                logger.warning("%s: %s; lines are lost", self._path, error)
+            self._is_refused = True
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
