@@ -33,6 +33,9 @@ demo: $(STAMP) ## Run the main job: 60 devices, 2 shards, the main chain, the au
 cluster: $(STAMP) ## Run 4 gateways with CometBFT, 2 Mosquittos and 20 agents as processes
 	@$(BIN)/headwater-sim cluster $(ARGS)
 
+chaos: $(STAMP) ## Kill, freeze, cut off, fill, wipe and betray that network; root for all of it
+	@$(BIN)/headwater-sim chaos $(ARGS)
+
 test: $(STAMP) ## Lint, type-check and test
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
@@ -112,4 +115,4 @@ check-programs: .venv-export/.installed ## Check that the committed programs are
 	@.venv-export/bin/headwater-model build --check
 
 clean: ## Remove environments, caches and demo output
-	rm -rf .venv .venv-export .venv-other .mypy_cache .ruff_cache .pytest_cache .hypothesis headwater-demo*
+	rm -rf .venv .venv-export .venv-other .mypy_cache .ruff_cache .pytest_cache .hypothesis headwater-demo* cluster chaos

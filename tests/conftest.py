@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from headwater_firmware_sim.machines.hosts import why_no_namespaces
 from headwater_protocol.errors import ConfigError
 from headwater_shard.engine.cometbft.shell.node import INSTALL, find_binary
 from tests.arm.machine import why_not as why_no_pi
@@ -46,6 +47,12 @@ def why_missing(marker: str) -> str | None:
         return why_no_pi()
     if marker == "cometbft" and not has_cometbft():
         return f"needs CometBFT: {INSTALL}"
+    if marker == "machines":
+        if not has_cometbft():
+            return f"needs CometBFT: {INSTALL}"
+        if shutil.which("mosquitto") is None:
+            return "needs Mosquitto: apt-get install mosquitto"
+        return why_no_namespaces()
     if marker == "pythons" and not OTHER_PYTHON.is_file():
         return "needs Python 3.12 or 3.13 in .venv-other: make other-python"
     if marker == "study":

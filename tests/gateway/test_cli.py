@@ -99,7 +99,10 @@ def test_own_program_and_task_need_no_code(
         (["--validators", "33"], "--validators: is 33"),
         (["--validators", "2", "--delegates", "2"], "--delegates: is there beside --validators"),
         (["--validators", "3", "--host", "a", "--host", "b"], "--host: 2 of them for 3 gateways"),
-        (["--validators", "4", "--first-port", "64990"], "--first-port: leaves too few ports"),
+        (
+            ["--validators", "32", "--shards", "8", "--first-port", "65000"],
+            "--first-port: leaves too few ports",
+        ),
         (["--first-port", "9000"], "--first-port: is for gateways on machines of their own"),
         (["--rounds", "0"], "rounds: is 0, allowed 1"),
         (["--name", "Big Name"], "Genesis.name does not match"),

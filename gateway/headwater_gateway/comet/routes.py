@@ -65,7 +65,7 @@ class CometRoutes:
             call = json.loads(await request.read())
         except ValueError as error:
             raise Refused(ReasonCode.BAD_ENCODING, "the call is no JSON") from error
-        if not isinstance(call, dict) or call.get("method") not in READ_CALLS:
+        if not isinstance(call, dict) or str(call.get("method")) not in READ_CALLS:
             raise Refused(ReasonCode.NOT_PERMITTED, f"only {', '.join(sorted(READ_CALLS))}")
         return web.Response(body=await _ask(home, call), content_type="application/json")
 
