@@ -1,6 +1,7 @@
 """A network of real processes: some rounds, and every fault, one test each."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,15 @@ pytestmark = pytest.mark.machines
 
 
 @pytest.fixture(scope="module")
-def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    plan = chaos_plan(
-        tmp_path_factory.mktemp("chaos") / "out", devices=8, kind=NetworkKind.NAMESPACES
-    )
+def short_path() -> Iterator[Path]:
+    """Unix sockets have short names, and the folders of pytest long ones."""
+    with tempfile.TemporaryDirectory(prefix="hw") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def chaos(short_path: Path) -> Iterator[Chaos]:
+    plan = chaos_plan(short_path / "chaos", devices=8, kind=NetworkKind.NAMESPACES)
     with ProcessNetwork(plan) as network:
         network.start()
         made = Chaos(network)
@@ -35,8 +41,8 @@ def test_nothing_is_lost_and_all_agree_after(fault: Fault, chaos: Chaos) -> None
     assert row.receipts > 0
 
 
-def test_two_shards_on_the_loopback_close_their_rounds(tmp_path: Path) -> None:
-    out = tmp_path / "cluster"
+def test_two_shards_on_the_loopback_close_their_rounds(short_path: Path) -> None:
+    out = short_path / "cluster"
     arguments = ["cluster", "--out", str(out), "--network", "loopback", "--shards", "2"]
     assert main([*arguments, "--validators", "2", "--devices", "6", "--rounds", "2"]) == 0
     result = json.loads((out / "result.json").read_text())

@@ -7,11 +7,13 @@ join with tokens, and what happened is read from the ledgers, from CometBFT and 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,12 +25,14 @@ from headwater_firmware_sim.data.digits import load_digits
 from headwater_firmware_sim.data.examples import Examples
 from headwater_firmware_sim.machines.child import Child
 from headwater_firmware_sim.machines.hosts import (
+    LOOPBACK,
     Hosts,
     LoopbackHosts,
     NamespaceHosts,
     why_no_namespaces,
 )
 from headwater_firmware_sim.machines.plan import NetworkKind, NetworkPlan
+from headwater_gateway.config import DEFAULT_ENROLMENT_PORT, load_config
 from headwater_gateway.gateway_folders import NUM_BROKERS
 from headwater_protocol.chain.genesis import Genesis, decode_genesis
 from headwater_protocol.errors import ConfigError, TransportError
@@ -42,6 +46,8 @@ COMMAND_S: Final = 120.0
 PROBE_S: Final = 0.2
 """Between two looks at what other processes wrote; they tell nobody when they do."""
 NUM_ENROLLING: Final = 5
+PORT_RANGE: Final = (20_000, 32_000)
+"""Below the ports that systems give to outgoing connections."""
 NUM_VALIDATION: Final = 300
 NUM_TEST: Final = 300
 MARK: Final = "network.json"
@@ -195,8 +201,9 @@ class ProcessNetwork:
         """
         for child in (*self.brokers, *self.gateways, *self.agents):
             if child.pid is None:
-                last = child.read_log().strip().splitlines()[-1:] or ["it printed nothing"]
-                raise TransportError(f"{child.name} ended with code {child.code}: {last[0]}")
+                raise TransportError(
+                    f"{child.name} ended with code {child.code}: {_last_line(child)}"
+                )
 
     def stop(self) -> None:
         """Stop everything in order: devices, gateways, brokers."""
@@ -249,6 +256,11 @@ class ProcessNetwork:
                 arguments += ["--host", self.hosts.address(f"gateway-{index}")]
             for index in range(NUM_BROKERS):
                 arguments += ["--broker-host", self.hosts.address(f"broker-{index}")]
+        else:
+            arguments += [
+                "--first-port",
+                str(_find_ports(1 + NUM_BROKERS + plan.num_gateways * (2 + plan.num_shards))),
+            ]
         name = "gateway-0"
         self.command(name, "headwater-gateway", "init", "--out", str(self.net), *arguments)
         for index in range(plan.num_gateways):
@@ -270,6 +282,9 @@ class ProcessNetwork:
             "gateway-0", "headwater-gateway", "token", "create", "--count", str(count), *registrar
         )
         tokens = printed.split()
+        enrolment = load_config(self.net / "gateway-0").enrolment
+        port = DEFAULT_ENROLMENT_PORT if enrolment is None else enrolment.port
+        url = f"https://{self.hosts.address('gateway-0')}:{port}"
         self._say(f"{count} devices join with tokens")
 
         def join(index: int) -> None:
@@ -277,7 +292,7 @@ class ProcessNetwork:
                 DEVICE_HOST,
                 "headwater-agent",
                 "enroll",
-                f"https://{self.hosts.address('gateway-0')}:8443",
+                url,
                 *("--token", tokens[index]),
                 *("--out", str(self.plan.out / f"device-{index}")),
                 *("--data", str(self.plan.out / f"device-{index}.npz")),
@@ -296,7 +311,31 @@ def program(name: str) -> str:
 
 
 def _says(child: Child, text: str) -> bool:
+    if child.pid is None:
+        raise TransportError(f"{child.name} ended with code {child.code}: {_last_line(child)}")
     return text in child.read_log()
+
+
+def _last_line(child: Child) -> str:
+    return (child.read_log().strip().splitlines()[-1:] or ["it printed nothing"])[0]
+
+
+def _find_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on now.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    for first in range(*PORT_RANGE, count):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return first
+    raise ConfigError("--network", "no free ports on the loopback", fix="stop other networks")
 
 
 def _make_hosts(plan: NetworkPlan) -> Hosts:
