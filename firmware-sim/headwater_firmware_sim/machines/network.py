@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -77,6 +78,7 @@ class ProcessNetwork:
             ConfigError: If the plan cannot be carried out here.
         """
         plan.require_consistent()
+        plan = replace(plan, out=plan.out.absolute())
         find_binary()
         if shutil.which("mosquitto") is None:
             raise ConfigError("mosquitto", "is not installed", fix="apt-get install mosquitto")

@@ -54,7 +54,7 @@ class NetworkPlan:
     num_devices: int = 20
     num_rounds: int = 5
     """Of each shard."""
-    collect_ms: int = 4_000
+    collect_ms: int = 8_000
     kind: NetworkKind = NetworkKind.AUTO
     snapshot_interval_blocks: int = 1_000
 
