@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help demo cluster chaos test lint coverage vectors programs check-programs protos check-protos crash fuzz \
+.PHONY: help demo cluster chaos test lint coverage vectors programs check-programs protos check-protos crash engines fuzz \
   study other-python arm clean
 
 help: ## Show what there is to make
@@ -69,6 +69,10 @@ check-protos: $(STAMP) ## Check that the committed classes are what the .proto f
 
 crash: $(STAMP) ## Kill gateways and nodes, cut a device's power 10,000 times, and more
 	@$(BIN)/python -m pytest -m crash tests/crash tests/shard tests/agent $(ARGS)
+
+engines: $(STAMP) ## Run the ledgers' tests once more, over CometBFT's protocol
+	@HEADWATER_LEDGER_ENGINE=cometbft $(BIN)/python -m pytest -n $(WORKERS) tests/shard \
+	  --ignore tests/shard/engine --ignore tests/shard/audit $(ARGS)
 
 fuzz: $(STAMP) ## The long simulations: planted bugs, many seeds, thousands of connections
 	@$(BIN)/python -m pytest -m crash tests/simulation $(ARGS)

@@ -1,5 +1,6 @@
 """Builders: keys, a genesis and ledgers that tests drive block by block."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -63,6 +64,7 @@ from headwater_shard.engine.bft.validation import outcomes_root
 from headwater_shard.engine.border import BlockContext, Execution
 from headwater_shard.shardchain.records import ROUNDS, SHARD, SHARD_KEY
 from headwater_shard.state.state import State
+from tests.support.abci_chain import ENGINES, VARIABLE, AbciLedger
 
 GENESIS_MS = TimeMs(1_700_000_000_000)
 
@@ -201,6 +203,7 @@ class Chain:
     chain: ChainId
     now_ms: int = GENESIS_MS
     app: LedgerApplication = field(init=False)
+    abci: AbciLedger | None = field(init=False)
     blocks: list[tuple[Block, Certificate]] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     """After each of the blocks."""
@@ -208,6 +211,11 @@ class Chain:
 
     def __post_init__(self) -> None:
         self.app = LedgerApplication(make_ledger(self.cast.genesis, self.chain), DirectVerifier())
+        self.abci = (
+            AbciLedger(self.cast.genesis, self.app)
+            if os.environ.get(VARIABLE, ENGINES[0]) == ENGINES[1]
+            else None
+        )
 
     def sign(self, sender: SecretKey, body: Body, **changes: object) -> bytes:
         """A signed transaction with the next nonce; `changes` spoil it."""
@@ -254,7 +262,10 @@ class Chain:
         certificate = certify(
             header, [by_key[delegate.validator] for delegate in committee.delegates]
         )
-        self.app.commit(context)
+        if self.abci is None:
+            self.app.commit(context)
+        else:
+            self.abci.finalize(context, execution)
         self.states.append(self.app.state)
         self.blocks.append(
             (
