@@ -133,12 +133,15 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         ("return [(np.zeros((3, 64)), np.zeros(2))] * devices", "2 labels"),
         ("return [(np.full((3, 64), np.nan), np.zeros(3))] * devices", "NaN"),
         ("return [(['x'], [0])] * devices", "no arrays"),
+        ("return [(np.zeros((3, 64), complex), np.zeros(3))] * devices", "complex"),
+        ("return [(np.full((3, 64), 1e300), np.zeros(3))] * devices", "infinity"),
+        ("raise SystemExit(3)", "SystemExit"),
     ],
 )
 def test_a_loader_that_fails_or_gives_other_shapes_is_one_line(
     tmp_path: Path, body: str, words: str
 ) -> None:
-    module = f"loader_{abs(hash(body))}"
+    module = "my_loader"
     (tmp_path / f"{module}.py").write_text(
         f"import numpy as np\ndef make(*, devices, seed):\n    {body}\n"
     )

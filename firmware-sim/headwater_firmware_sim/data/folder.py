@@ -52,8 +52,12 @@ def fit_examples(
         ConfigError: Naming `key`, if a shape, type or label does not fit.
     """
     try:
-        x = np.ascontiguousarray(np.asarray(features), dtype=np.float32)
-        y = np.asarray(labels)
+        x, y = np.asarray(features), np.asarray(labels)
+        if x.dtype.kind == "c" or y.dtype.kind == "c":
+            raise TypeError("they are complex")
+        # What does not fit into float32 is found below, with the key that a warning lacks.
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.ascontiguousarray(x, dtype=np.float32)
         is_whole = y.ndim == 1 and bool(np.all(np.equal(np.mod(y, 1), 0)))
     except (TypeError, ValueError) as error:
         raise ConfigError(key, f"no arrays of numbers: {error}", fix="give float arrays") from None
