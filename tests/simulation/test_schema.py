@@ -67,6 +67,10 @@ def test_a_good_scenario_is_read() -> None:
         ("[task]", '[data]\nsource = "loader"\nloader = "x"\n[task]', 7, ["data.loader"]),
         ("[task]", "[delegates]\nbyzantine = 9\n[task]", 6, ["delegates.byzantine", "9 of 4"]),
         ("[task]", "[delegates]\ncrashing = 1\n[task]", 6, ["network.gateways"]),
+        ("[task]", "[delegates]\ncrashing = 3\nbyzantine = 2\n[task]", 7, ["2 liars beside 3"]),
+        ("[task]", '[[faults]]\nkind = "loss"\nrate = 2\n[task]', 7, ["faults[1].rate", "0 to 1"]),
+        ("[task]", '[[faults]]\nkind = "reboot"\nat_s = 1\n[task]', 5, ["faults[1].rate", "add"]),
+        ("[task]", '[[faults]]\nkind = "partition"\n[task]', 5, ["faults[1].rate", "at_s"]),
         ("bits = 4", "bits = = 4", 6, ["correct the TOML"]),
     ],
 )
