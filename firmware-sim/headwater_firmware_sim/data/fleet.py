@@ -83,7 +83,8 @@ def make_fleet_data(scenario: Scenario, program: Program, *, seed: int, folder: 
             folder / data.path,
             shape=program.input_shape,
             num_classes=program.num_classes,
-            user_column=data.partition.column if by_user else None,
+            user_column=data.partition.column,
+            by_user=by_user,
         )
     return _split_pool(pool, users, scenario, num_delegates=num_delegates, rng=rng)
 
