@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from headwater_firmware_sim.cli import main
+from headwater_firmware_sim.output.folder import REPORT_NAME, RESULT_NAME
+from headwater_firmware_sim.running import require_free
 from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_firmware_sim.scenario.lines import find_lines
 from headwater_firmware_sim.scenario.reader import ScenarioError, load_scenario, parse_scenario
 from headwater_firmware_sim.stage import make_stage
 from headwater_protocol.errors import ConfigError
+from headwater_shard.layout import GENESIS_NAME
 
 GOOD = """\
 name = "good"
@@ -114,6 +117,16 @@ def test_the_command_line_says_one_line_with_exit_code_two(
     assert "line 6: task.bits" in message
     assert not out.exists()
     assert main(["run", str(tmp_path / "none.toml")]) == 2
+
+
+@pytest.mark.parametrize("other", [GENESIS_NAME, REPORT_NAME])
+def test_a_folder_of_an_earlier_run_is_free(tmp_path: Path, other: str) -> None:
+    for name in (RESULT_NAME, other):
+        (tmp_path / name).write_text("")
+    require_free(tmp_path)
+    (tmp_path / other).unlink()
+    with pytest.raises(ConfigError, match="no run's"):
+        require_free(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
