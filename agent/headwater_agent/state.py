@@ -5,7 +5,7 @@ update change in one step, which is what keeps a device from ever signing two fo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Final
 
@@ -115,8 +115,7 @@ def apply_changes(state: DeviceState, changes: Changes) -> DeviceState:
     receipts = state.receipts
     if changes.receipt is not None:
         receipts = (*receipts, changes.receipt)[-MAX_RECEIPTS:]
-    return replace(
-        state,
+    return DeviceState(
         session=_pick(changes.session, state.session),
         sequence=_pick(changes.sequence, state.sequence),
         last_signed_round=RoundNumber(_pick(changes.last_signed_round, state.last_signed_round)),

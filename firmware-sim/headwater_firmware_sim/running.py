@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from headwater_firmware_sim.output.folder import RESULT_NAME, save_run
+from headwater_firmware_sim.output.folder import REPORT_NAME, RESULT_NAME, save_run
 from headwater_firmware_sim.output.result_json import write_result
 from headwater_firmware_sim.output.standard import standard_output
 from headwater_firmware_sim.output.whole import TEMPORARY_SUFFIX, explain
@@ -185,7 +185,9 @@ def require_free(out: Path) -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError("--out", f"{out} is a file", fix="name a folder")
         if out.is_dir() and any(out.iterdir()):
-            is_run = (out / RESULT_NAME).is_file() and (out / GENESIS_NAME).is_file()
+            # A live run and a point of a sweep keep no ledgers, the demo has no report.
+            others = (GENESIS_NAME, REPORT_NAME)
+            is_run = (out / RESULT_NAME).is_file() and any((out / one).is_file() for one in others)
             if not is_run:
                 raise ConfigError(
                     "--out", f"{out} is not empty and no run's", fix="name another folder"

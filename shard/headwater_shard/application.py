@@ -243,19 +243,18 @@ class LedgerApplication:
 
     def _execute(self, context: BlockContext) -> tuple[State, Execution]:
         draft, outcomes = apply_block(self._ledger, self._state, context, self._verifier)
-        state = self._state.updated(draft.changes)
+        state, changes = self._state.updated_with_bytes(draft.changes)
         execution = Execution(
             state_root=state.root,
             outcomes=outcomes,
             next_committee=self._ledger.committee(state),
-            changes=self._changes(draft),
+            changes=self._with_genesis(changes),
             elected_committee=self._ledger.elected_committee(state),
         )
         return state, execution
 
-    def _changes(self, draft: Draft) -> Changes:
+    def _with_genesis(self, changes: dict[str, dict[bytes, bytes | None]]) -> Changes:
         """What a store has to write; the first block brings the genesis' entries along."""
-        changes = draft.encoded_changes()
         if self._height == 0:
             for namespace, key, value in self._state.encoded_entries():
                 changes.setdefault(namespace, {}).setdefault(key, value)

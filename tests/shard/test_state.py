@@ -80,9 +80,9 @@ def test_encoded_changes_are_what_a_store_needs():
     draft = Draft(state)
     draft.delete(ACCOUNTS, b"a")
     draft.put(ACCOUNTS, b"c", Account(balance=3))
-    assert draft.encoded_changes() == {
-        "accounts": {b"a": None, b"c": encode_record(Account(balance=3))}
-    }
+    after, written = state.updated_with_bytes(draft.changes)
+    assert written == {"accounts": {b"a": None, b"c": encode_record(Account(balance=3))}}
+    assert after.root == state.updated(draft.changes).root
 
 
 def test_namespaces_do_not_see_each_other():

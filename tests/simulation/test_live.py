@@ -58,6 +58,17 @@ def test_two_thousand_connections_complete_three_rounds(tmp_path: Path, mosquitt
     assert sum(row.accepted for row in result.rounds) > 0.9 * 6_000
 
 
+def test_a_broker_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, out = f"mqtt://127.0.0.1:{find_free_port('127.0.0.1')}", tmp_path / "out"
+    assert main(["run", str(EXAMPLE), "--live", "--broker", url, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"--broker: {url}: connection refused" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
 def test_a_broker_without_live_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(EXAMPLE), "--broker", "mqtt://127.0.0.1:1"]) == 2
     assert "--broker" in capsys.readouterr().err

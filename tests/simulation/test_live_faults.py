@@ -107,8 +107,12 @@ def test_a_hung_training_is_reset_and_done_again(tmp_path: Path, monkeypatch) ->
     [
         ('[[faults]]\nkind = "torn_write"\nrate = 0.1\n', "faults[1].kind", "flash is not"),
         ('[[faults]]\nkind = "loss"\nrate = 0.1\n', "faults[1].kind", "tc netem"),
-        ('[[faults]]\nkind = "partition"\n', "faults[1].kind", "one gateway process"),
-        ('[[faults]]\nkind = "broker_loss"\n', "faults[1].kind", "not this run's to stop"),
+        ('[[faults]]\nkind = "partition"\nat_s = 1\n', "faults[1].kind", "one gateway process"),
+        (
+            '[[faults]]\nkind = "broker_loss"\nat_s = 1\n',
+            "faults[1].kind",
+            "not this run's to stop",
+        ),
         ("[[fleet]]\nloss = 0.1\n", "fleet[1].loss", "no model of it"),
         ("[[fleet]]\nbattery_j = 10.0\n", "fleet[1].battery_j", "no model of it"),
         ("[churn]\nabsent = 0.1\n", "churn.absent", "no effect in a live run"),
@@ -119,7 +123,7 @@ def test_what_a_live_run_cannot_do_is_one_line_with_key_and_line(
     text: str, key: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, text)
-    line = len(path.read_text().splitlines()) - (0 if "rate" not in text else 1)
+    line = len(path.read_text().splitlines()) - (1 if "rate" in text or "at_s" in text else 0)
     assert main(["run", str(path), "--live", "--broker", "mqtt://127.0.0.1:1"]) == 2
     error = capsys.readouterr().err
     assert f"live.toml, line {line}: {key}: " in error

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from headwater_firmware_sim.cli import main
+from headwater_firmware_sim.output.folder import REPORT_NAME, RESULT_NAME
+from headwater_firmware_sim.running import require_free
 from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_firmware_sim.scenario.lines import find_lines
 from headwater_firmware_sim.scenario.reader import ScenarioError, load_scenario, parse_scenario
 from headwater_firmware_sim.stage import make_stage
 from headwater_protocol.errors import ConfigError
+from headwater_shard.layout import GENESIS_NAME
 
 GOOD = """\
 name = "good"
@@ -67,6 +70,10 @@ def test_a_good_scenario_is_read() -> None:
         ("[task]", '[data]\nsource = "loader"\nloader = "x"\n[task]', 7, ["data.loader"]),
         ("[task]", "[delegates]\nbyzantine = 9\n[task]", 6, ["delegates.byzantine", "9 of 4"]),
         ("[task]", "[delegates]\ncrashing = 1\n[task]", 6, ["network.gateways"]),
+        ("[task]", "[delegates]\ncrashing = 3\nbyzantine = 2\n[task]", 7, ["2 liars beside 3"]),
+        ("[task]", '[[faults]]\nkind = "loss"\nrate = 2\n[task]', 7, ["faults[1].rate", "0 to 1"]),
+        ("[task]", '[[faults]]\nkind = "reboot"\nat_s = 1\n[task]', 5, ["faults[1].rate", "add"]),
+        ("[task]", '[[faults]]\nkind = "partition"\n[task]', 5, ["faults[1].rate", "at_s"]),
         ("bits = 4", "bits = = 4", 6, ["correct the TOML"]),
     ],
 )
@@ -112,6 +119,16 @@ def test_the_command_line_says_one_line_with_exit_code_two(
     assert main(["run", str(tmp_path / "none.toml")]) == 2
 
 
+@pytest.mark.parametrize("other", [GENESIS_NAME, REPORT_NAME])
+def test_a_folder_of_an_earlier_run_is_free(tmp_path: Path, other: str) -> None:
+    for name in (RESULT_NAME, other):
+        (tmp_path / name).write_text("")
+    require_free(tmp_path)
+    (tmp_path / other).unlink()
+    with pytest.raises(ConfigError, match="no run's"):
+        require_free(tmp_path)
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     path, out = tmp_path / "good.toml", tmp_path / "out"
     path.write_text(GOOD)
@@ -133,12 +150,15 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         ("return [(np.zeros((3, 64)), np.zeros(2))] * devices", "2 labels"),
         ("return [(np.full((3, 64), np.nan), np.zeros(3))] * devices", "NaN"),
         ("return [(['x'], [0])] * devices", "no arrays"),
+        ("return [(np.zeros((3, 64), complex), np.zeros(3))] * devices", "complex"),
+        ("return [(np.full((3, 64), 1e300), np.zeros(3))] * devices", "infinity"),
+        ("raise SystemExit(3)", "SystemExit"),
     ],
 )
 def test_a_loader_that_fails_or_gives_other_shapes_is_one_line(
     tmp_path: Path, body: str, words: str
 ) -> None:
-    module = f"loader_{abs(hash(body))}"
+    module = "my_loader"
     (tmp_path / f"{module}.py").write_text(
         f"import numpy as np\ndef make(*, devices, seed):\n    {body}\n"
     )

@@ -49,11 +49,11 @@ class Tally:
 
     def complete(self, changes: Changes, state: DeviceState) -> Changes:
         """`changes` with the counts that differ from those in `state`."""
-        return replace(
-            changes,
-            rejections=_changed(self._rejections, state.rejections),
-            answers=_changed(self._answers, state.answers),
-        )
+        rejections = _changed(self._rejections, state.rejections)
+        answers = _changed(self._answers, state.answers)
+        if rejections is None and answers is None:
+            return changes
+        return replace(changes, rejections=rejections, answers=answers)
 
 
 def _changed(counts: Counts, persisted: Counts) -> Counts | None:

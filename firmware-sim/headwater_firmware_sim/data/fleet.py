@@ -1,7 +1,7 @@
 """The data of a whole fleet: what each device, each delegate and the evaluation has."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ from headwater_protocol.errors import ConfigError
 
 TEST_SHARE = 0.2
 """Of a finite source, at most, for the evaluation; as much again for the delegates."""
+
+
+MAX_DRAWN_BYTES: Final = 8 * 1024 * 1024
+"""Of a sensor's examples that are kept, at the mean number of each device."""
 
 
 class FleetData(Protocol):
@@ -79,7 +83,8 @@ def make_fleet_data(scenario: Scenario, program: Program, *, seed: int, folder: 
             folder / data.path,
             shape=program.input_shape,
             num_classes=program.num_classes,
-            user_column=data.partition.column if by_user else None,
+            user_column=data.partition.column,
+            by_user=by_user,
         )
     return _split_pool(pool, users, scenario, num_delegates=num_delegates, rng=rng)
 
@@ -115,7 +120,10 @@ class PoolFleet:
 
 
 class SensorFleet:
-    """Examples drawn when they are asked for, so that a fleet of any size takes no memory."""
+    """Examples drawn when they are asked for, so that a fleet of any size takes little memory.
+
+    A small fleet's are kept from round to round: drawing them takes about as long as training.
+    """
 
     def __init__(self, data: Data, program: Program, *, devices: int, seed: int) -> None:
         self._data = data
@@ -135,6 +143,9 @@ class SensorFleet:
             )
         labels = _even_labels(data.test_examples, program.num_classes)
         self._test = self._sensor.draw(labels, rng, sensor=None)
+        self._drawn: dict[int, Examples] = {}
+        mean_bytes = 4 * data.examples * (1 + int(np.prod(program.input_shape)))
+        self._most_drawn = MAX_DRAWN_BYTES // mean_bytes
 
     @property
     def test(self) -> Examples:
@@ -143,6 +154,14 @@ class SensorFleet:
 
     def device(self, index: int) -> Examples:
         """A device's own, the same each time."""
+        known = self._drawn.get(index)
+        if known is None:
+            known = self._draw(index)
+            if len(self._drawn) < self._most_drawn:
+                self._drawn[index] = known
+        return known
+
+    def _draw(self, index: int) -> Examples:
         rng = np.random.default_rng([self._seed, 4, index])
         size, classes = self.num_examples(index), self._sensor.num_classes
         if self._data.partition.kind is PartitionKind.DIRICHLET:

@@ -14,7 +14,7 @@ MAX_EXAMPLES: Final = 5_000_000
 
 
 def load_folder(
-    path: Path, *, shape: tuple[int, ...], num_classes: int, user_column: str | None
+    path: Path, *, shape: tuple[int, ...], num_classes: int, user_column: str, by_user: bool
 ) -> tuple[Examples, NDArray[np.int64] | None]:
     """All examples of a folder or file, and whose each is.
 
@@ -22,15 +22,16 @@ def load_folder(
         path: A folder of `*.csv`, one `.csv`, or one `.npz`.
         shape: Of one example.
         num_classes: Labels are below it.
-        user_column: The CSV column or npz array with the users; None does not ask.
+        user_column: The CSV column or npz array with the users; never a feature.
+        by_user: Ask for the users, who are None otherwise.
 
     Raises:
         ConfigError: If a file cannot be read or does not fit the program.
     """
     if path.suffix == ".npz":
-        features, labels, users = _load_npz(path, user_column)
+        features, labels, users = _load_npz(path, user_column, by_user=by_user)
     else:
-        features, labels, users = _load_csv(path, user_column)
+        features, labels, users = _load_csv(path, user_column, by_user=by_user)
     examples = fit_examples(features, labels, shape=shape, num_classes=num_classes, key="data.path")
     if users is None:
         return examples, None
@@ -52,8 +53,12 @@ def fit_examples(
         ConfigError: Naming `key`, if a shape, type or label does not fit.
     """
     try:
-        x = np.ascontiguousarray(np.asarray(features), dtype=np.float32)
-        y = np.asarray(labels)
+        x, y = np.asarray(features), np.asarray(labels)
+        if x.dtype.kind == "c" or y.dtype.kind == "c":
+            raise TypeError("they are complex")
+        # What does not fit into float32 is found below, with the key that a warning lacks.
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.ascontiguousarray(x, dtype=np.float32)
         is_whole = y.ndim == 1 and bool(np.all(np.equal(np.mod(y, 1), 0)))
     except (TypeError, ValueError) as error:
         raise ConfigError(key, f"no arrays of numbers: {error}", fix="give float arrays") from None
@@ -79,48 +84,48 @@ def fit_examples(
 
 
 def _load_npz(
-    path: Path, user_column: str | None
+    path: Path, user_column: str, *, by_user: bool
 ) -> tuple[object, object, NDArray[np.str_] | None]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = {"features", "labels"} - set(arrays.files)
-            if user_column is not None and user_column not in arrays.files:
+            if by_user and user_column not in arrays.files:
                 missing.add(user_column)
             if missing:
                 raise ConfigError(
                     "data.path", f"{path} lacks {', '.join(sorted(missing))}", fix="add the arrays"
                 )
-            users = None if user_column is None else arrays[user_column].astype(np.str_)
+            users = arrays[user_column].astype(np.str_) if by_user else None
             return arrays["features"], arrays["labels"], users
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError("data.path", f"{path}: {error}", fix="give an .npz of arrays") from None
 
 
 def _load_csv(
-    path: Path, user_column: str | None
+    path: Path, user_column: str, *, by_user: bool
 ) -> tuple[object, object, NDArray[np.str_] | None]:
     files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
     rows: list[list[float]] = []
     users: list[str] = []
     for file in files:
-        _read_csv(file, user_column, rows, users)
+        _read_csv(file, user_column, rows, users, by_user=by_user)
     if not rows:
         raise ConfigError("data.path", f"{path} holds no examples", fix="put *.csv there")
     if len({len(row) for row in rows}) > 1:
         raise ConfigError("data.path", f"{path}: rows differ in length", fix="make them alike")
     table = np.array(rows)
-    return table[:, :-1], table[:, -1], np.array(users) if user_column is not None else None
+    return table[:, :-1], table[:, -1], np.array(users) if by_user else None
 
 
 def _read_csv(
-    file: Path, user_column: str | None, rows: list[list[float]], users: list[str]
+    file: Path, user_column: str, rows: list[list[float]], users: list[str], *, by_user: bool
 ) -> None:
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             reader = csv.reader(stream)
             column: int | None = None
             for number, row in enumerate(reader, start=1):
-                if number == 1 and user_column is not None:
+                if number == 1 and (by_user or user_column in row):
                     if user_column not in row:
                         raise ConfigError(
                             "data.partition.column",

@@ -41,7 +41,7 @@ def load_by_function(
         try:
             load = getattr(importlib.import_module(module), function)
             parts = load(devices=devices, seed=seed)
-        except Exception as error:  # whatever a user's function raises is said in one line
+        except (Exception, SystemExit) as error:  # whatever a user's function raises is one line
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ConfigError(KEY, f"{name} failed: {text}", fix="correct it") from error
     try:
@@ -69,9 +69,15 @@ def _fit(part: object, index: int, *, shape: tuple[int, ...], num_classes: int) 
 
 @contextmanager
 def _import_path(folder: Path) -> Iterator[None]:
-    entry = str(folder.resolve())
+    entry, before = str(folder.resolve()), set(sys.modules)
     sys.path.insert(0, entry)
+    importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(entry)
+        # Another scenario's folder may have modules of the same names, with other functions.
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None)
+            if origin is not None and Path(origin).is_relative_to(entry):
+                del sys.modules[name]

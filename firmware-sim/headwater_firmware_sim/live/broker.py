@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from headwater_gateway.shell.broker import embedded_broker, find_free_port
+from headwater_gateway.shell.mqtt import parse_broker_url
 from headwater_protocol.errors import ConfigError
 
 MOSQUITTO: Final = "mosquitto"
@@ -47,7 +48,20 @@ class ForeignBroker:
         self.url = url
 
     def start(self) -> None:
-        """It runs."""
+        """It runs.
+
+        Raises:
+            ConfigError: If nothing listens there; a run would wait for devices that never come.
+        """
+        address = parse_broker_url(self.url)
+        try:
+            socket.create_connection((address.host, address.port), timeout=START_S).close()
+        except OSError as error:
+            raise ConfigError(
+                "--broker",
+                f"{self.url}: {(error.strerror or str(error)).lower()}",
+                fix="start it, or use --broker mosquitto",
+            ) from error
 
     def stop(self) -> None:
         """It goes on."""

@@ -115,7 +115,8 @@ class Partition:
     alpha: Annotated[float, Between(0.001, 1_000_000)] = 0.5
     """Of `dirichlet` and `quantity`; the smaller, the less alike the devices."""
     column: str = "user"
-    """Of `user`: the CSV column (by its header) or npz array that says whose an example is."""
+    """Of `user`: the CSV column (by its header) or npz array that says whose an example is. Other
+    kinds leave such a column out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,27 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from headwater_firmware_sim.scenario.kinds import PartitionKind, Placement, SourceKind
+from headwater_firmware_sim.scenario.kinds import FaultKind, PartitionKind, Placement, SourceKind
 from headwater_firmware_sim.scenario.lines import Path as KeyPath
 from headwater_firmware_sim.scenario.model import Attackers, Scenario
 from headwater_models.program import list_programs
 from headwater_protocol.chain.genesis import MAX_GENESIS_ACCOUNTS
+
+CHANCES: Final = frozenset(
+    {
+        FaultKind.TORN_WRITE,
+        FaultKind.WATCHDOG,
+        FaultKind.LOSS,
+        FaultKind.REPLAY,
+        FaultKind.DUPLICATE,
+        FaultKind.REORDER,
+    }
+)
+"""Faults whose rate is the chance of each message, write or training."""
+EVENTS: Final = frozenset({FaultKind.PARTITION, FaultKind.BROKER_LOSS, FaultKind.GATEWAY_CRASH})
+"""Faults that happen once where they have a time and no rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +39,14 @@ class Problem:
 
 def find_problem(scenario: Scenario, folder: Path) -> Problem | None:
     """The first thing that is wrong with a scenario whose fields are each in range."""
-    checks = (_check_name, _check_fleet, _check_attackers, _check_delegates, _check_economy)
+    checks = (
+        _check_name,
+        _check_fleet,
+        _check_faults,
+        _check_attackers,
+        _check_delegates,
+        _check_economy,
+    )
     for check in checks:
         problem = check(scenario)
         if problem is not None:
@@ -80,6 +102,25 @@ def _check_fleet(scenario: Scenario) -> Problem | None:
     return None
 
 
+def _check_faults(scenario: Scenario) -> Problem | None:
+    for index, entry in enumerate(scenario.faults):
+        path = ("faults", index, "rate")
+        if entry.kind in CHANCES and entry.rate > 1:
+            return Problem(
+                path=path,
+                problem=f"is {entry.rate:g}, and for {entry.kind} it is a chance",
+                fix="write a number from 0 to 1",
+            )
+        if entry.rate == 0 and (entry.kind not in EVENTS or entry.at_s is None):
+            other = ", or at_s for one at that time" if entry.kind in EVENTS else ""
+            return Problem(
+                path=path,
+                problem=f"is 0, so that no {entry.kind} ever happens",
+                fix=f"add rate = …{other}",
+            )
+    return None
+
+
 def _check_attackers(scenario: Scenario) -> Problem | None:
     total = 0
     for index, entry in enumerate(scenario.attackers):
@@ -109,6 +150,13 @@ def _check_delegates(scenario: Scenario) -> Problem | None:
                 problem=f"is {value} of {network.delegates} delegates",
                 fix="give fewer, or raise network.delegates",
             )
+    if bad.crashing + bad.byzantine > network.delegates:
+        return Problem(
+            path=("delegates", "byzantine"),
+            problem=f"makes {bad.byzantine} liars beside {bad.crashing} that crash, "
+            f"of {network.delegates} delegates",
+            fix="give fewer, or raise network.delegates",
+        )
     if bad.crashing and network.gateways is not Placement.DELEGATE:
         return Problem(
             path=("delegates", "crashing"),

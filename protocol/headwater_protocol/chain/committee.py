@@ -6,6 +6,7 @@ and with at most one third Byzantine they meet in an honest delegate.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.crypto.hashing import Domain, hash_record
@@ -88,6 +89,7 @@ def make_committee(powers: Iterable[tuple[ValidatorId, int]]) -> Committee:
     return Committee(delegates=delegates)
 
 
+@lru_cache(maxsize=64)
 def committee_digest(committee: Committee) -> Digest:
-    """What a header commits to."""
+    """What a header commits to; asked for at each step of each block, so the last ones are kept."""
     return hash_record(Domain.COMMITTEE, committee)

@@ -6,6 +6,7 @@ that lost its state can start from the clock.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.block import MAX_TRANSACTION_BYTES, BlockHeader, Certificate
@@ -276,6 +277,10 @@ class UpdateClaim:
     num_examples: NumExamples
 
 
+SMALL_BYTES: Final = 1_024
+"""Up to here thousands of decoded transactions are remembered, beyond only a few."""
+
+
 def sign_transaction(key: SecretKey, transaction: Transaction) -> bytes:
     """The encoded `SignedTransaction` of `transaction`."""
     signature = key.sign_record(Domain.TRANSACTION, transaction.network, transaction)
@@ -288,7 +293,17 @@ def decode_transaction(data: bytes) -> SignedTransaction:
     Raises:
         InvalidMessage: If it does not decode, or exceeds `MAX_TRANSACTION_BYTES`.
     """
+    return _decode_small(data) if len(data) <= SMALL_BYTES else _decode_large(data)
+
+
+def _decode(data: bytes) -> SignedTransaction:
     return decode_record(SignedTransaction, data, max_bytes=MAX_TRANSACTION_BYTES)
+
+
+# Who takes a transaction in, proposes it, executes it and looks for evidence in it decodes it each
+# time, and decoding costs more than most of them do.
+_decode_small: Final = lru_cache(maxsize=2_048)(_decode)
+_decode_large: Final = lru_cache(maxsize=8)(_decode)
 
 
 def verify_transaction(signed: SignedTransaction, verifier: Verifier) -> None:

@@ -7,6 +7,7 @@ SHA-256 of their bytes, so that any tool can check them.
 
 import hashlib
 from enum import StrEnum
+from typing import Final
 
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import Digest
@@ -44,9 +45,12 @@ class Domain(StrEnum):
     TRANSPORT_KEY = "transport-key"
 
 
+_PREFIXES: Final = {domain: b"headwater/1/" + domain.value.encode() + b"\0" for domain in Domain}
+
+
 def domain_prefix(domain: Domain) -> bytes:
     """The bytes in front of every preimage of `domain`."""
-    return b"headwater/1/" + domain.value.encode() + b"\0"
+    return _PREFIXES[domain]
 
 
 def hash_bytes(domain: Domain, *parts: bytes) -> Digest:

@@ -14,7 +14,7 @@ import dataclasses
 import operator
 import re
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
 from typing import (
@@ -156,11 +156,6 @@ def _kind(kind: type) -> str:
     return name
 
 
-def _schema(kind: type) -> _Schema:
-    return _derive_schema(cast(Hashable, kind))
-
-
-@cache
 def _derive_schema(kind: type) -> _Schema:
     hints = get_type_hints(kind, include_extras=True)
     names = tuple(field.name for field in dataclasses.fields(kind))
@@ -174,6 +169,10 @@ def _derive_schema(kind: type) -> _Schema:
         ),
         decoders=tuple((decode, where) for (_, decode), where in zip(codecs, wheres, strict=True)),
     )
+
+
+# At 100 records a device and round, a second function around the cache would be felt.
+_schema: Final = cast("Callable[[type], _Schema]", cache(_derive_schema))
 
 
 def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:

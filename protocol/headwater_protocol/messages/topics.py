@@ -18,6 +18,7 @@ hexadecimal. Broker access lists are generated from `ACCESS`.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from headwater_protocol.errors import BadEncoding
@@ -165,8 +166,9 @@ def network_name(network: Network) -> str:
     return network.hex()[:NETWORK_DIGITS]
 
 
+@lru_cache(maxsize=256)
 def parse_topic(text: str) -> Topic:
-    """The parts of a topic.
+    """The parts of a topic; a client hears the same few again and again.
 
     Raises:
         BadEncoding: If the grammar has no such topic.

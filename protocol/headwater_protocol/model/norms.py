@@ -57,8 +57,9 @@ def inner_product(left: IntegerVector, right: IntegerVector) -> int:
     if len(left) == 0:
         return 0
     a = left.astype(np.int64, copy=False)
-    b = right.astype(np.int64, copy=False)
-    if len(a) * _largest_magnitude(a) * _largest_magnitude(b) < _INT64_SAFE:
+    b = a if right is left else right.astype(np.int64, copy=False)
+    reach = _largest_magnitude(a)
+    if len(a) * reach * (reach if right is left else _largest_magnitude(b)) < _INT64_SAFE:
         return int(a @ b)
     # |high| <= 2**16 and low < 2**16: each sum stays below MAX_PARAMETERS * 2**32 = 2**58.
     a_high, a_low = a >> 16, a & 0xFFFF

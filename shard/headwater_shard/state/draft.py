@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 
-from headwater_protocol.encoding.record import encode_record
 from headwater_shard.state.state import State
 from headwater_shard.state.table import Table
 
@@ -27,7 +26,7 @@ class Draft:
         """The record at `key`, or None."""
         changed = self._changes.get(table.namespace)
         if changed is not None and key in changed:
-            return cast(R | None, changed[key])
+            return cast("R | None", changed[key])
         return self._below.get(table, key)
 
     def get_existing(self, table: Table[R], key: bytes) -> R:
@@ -73,13 +72,3 @@ class Draft:
     def changes(self) -> Mapping[str, Mapping[bytes, object | None]]:
         """By namespace and key, the new record, or None where it is deleted."""
         return self._changes
-
-    def encoded_changes(self) -> dict[str, dict[bytes, bytes | None]]:
-        """The changes with each record's bytes, for a store."""
-        return {
-            name: {
-                key: None if record is None else encode_record(record)
-                for key, record in sorted(changed.items())
-            }
-            for name, changed in sorted(self._changes.items())
-        }

@@ -40,7 +40,7 @@ class State:
 
     def get(self, table: Table[R], key: bytes) -> R | None:
         """The record at `key`, or None."""
-        return cast(R | None, self._maps[table.namespace].get(key))
+        return cast("R | None", self._maps[table.namespace].get(key))
 
     def count(self, table: Table[R]) -> int:
         """How many records the namespace holds."""
@@ -56,15 +56,25 @@ class State:
 
     def updated(self, changes: Mapping[str, Mapping[bytes, object | None]]) -> "State":
         """The state after `changes`; None deletes."""
+        return self.updated_with_bytes(changes)[0]
+
+    def updated_with_bytes(
+        self, changes: Mapping[str, Mapping[bytes, object | None]]
+    ) -> "tuple[State, dict[str, dict[bytes, bytes | None]]]":
+        """The state after `changes`, and their bytes for a store, by namespace and key, sorted."""
         maps = dict(self._maps)
+        written: dict[str, dict[bytes, bytes | None]] = {}
         for name in sorted(changes):
-            maps[name] = maps[name].updated(
-                {
-                    key: None if record is None else (encode_record(record), record)
-                    for key, record in changes[name].items()
-                }
-            )
-        return State(tuple(self._tables.values()), maps)
+            changed, encoded = sorted(changes[name].items()), dict[bytes, bytes | None]()
+            entries: dict[bytes, tuple[bytes, object] | None] = {}
+            for key, record in changed:
+                if record is None:
+                    entries[key] = encoded[key] = None
+                else:
+                    data = encoded[key] = encode_record(record)
+                    entries[key] = (data, record)
+            maps[name], written[name] = maps[name].updated(entries), encoded
+        return State(tuple(self._tables.values()), maps), written
 
     def prove(self, namespace: str, key: bytes) -> StateProof:
         """The proof that `key` has its record, or none.

@@ -5,6 +5,7 @@ block that others certified stands whatever this validator's clock says.
 """
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Final
 
 from headwater_protocol.chain.block import (
@@ -80,10 +81,14 @@ class Place:
         return TimeMs(0 if self.parent is None else self.parent.time_ms + 1)
 
 
+# There are as many different ones as reason codes, and a block has thousands.
+_encode_outcome = cache(encode_record)
+
+
 def outcomes_root(outcomes: tuple[Outcome, ...]) -> Digest:
     """The list root of what became of a block's transactions, in a domain of its own."""
     return hash_bytes(
-        Domain.OUTCOME_LIST, compute_list_root([encode_record(outcome) for outcome in outcomes])
+        Domain.OUTCOME_LIST, compute_list_root([_encode_outcome(outcome) for outcome in outcomes])
     )
 
 

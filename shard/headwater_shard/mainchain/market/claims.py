@@ -6,10 +6,11 @@ nothing in the end. The fee rule: claims cost nothing, since only the news in th
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
 from headwater_protocol.chain.account import RewardBalance
 from headwater_protocol.chain.checkpoint import Checkpoint
-from headwater_protocol.chain.market import ClaimRewards
+from headwater_protocol.chain.market import ClaimRewards, RewardClaim
 from headwater_protocol.chain.proof import SHARD_NAMESPACES, compute_state_root
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import BadProof
@@ -64,13 +65,38 @@ def verify_entry(
     Raises:
         BadProof: If it does not follow.
     """
+    verify_namespaces(checkpoint, namespace_roots)
+    root = compute_proven_root(key=key, value=value, proof=proof)
+    if root != namespace_roots[SHARD_NAMESPACES.index(namespace)]:
+        raise BadProof(f"the proof leads to another root of {namespace}")
+
+
+def verify_namespaces(checkpoint: Checkpoint, namespace_roots: tuple[Digest, ...]) -> None:
+    """Check that a checkpoint's state has these namespaces.
+
+    Raises:
+        BadProof: If it has not.
+    """
     if len(namespace_roots) != len(SHARD_NAMESPACES):
         raise BadProof(f"{len(namespace_roots)} namespaces, a shard has {len(SHARD_NAMESPACES)}")
     if compute_state_root(namespace_roots) != checkpoint.state_root:
         raise BadProof(f"the roots are not those of checkpoint {checkpoint.number}")
-    root = compute_proven_root(key=key, value=value, proof=proof)
-    if root != namespace_roots[SHARD_NAMESPACES.index(namespace)]:
-        raise BadProof(f"the proof leads to another root of {namespace}")
+
+
+@lru_cache(maxsize=8)
+def _verify_claims(claims: tuple[RewardClaim, ...], root: Digest) -> None:
+    """Check that a batch is in the rewards of `root`.
+
+    A batch is looked at when it arrives, when it is proposed and when it is executed, and its
+    proofs hold or fail whatever the ledger has come to meanwhile.
+
+    Raises:
+        BadProof: If it does not follow; that is not remembered.
+    """
+    for claim in claims:
+        value = encode_record(RewardBalance(total=claim.total))
+        if compute_proven_root(key=claim.account, value=value, proof=claim.proof) != root:
+            raise BadProof(f"the proof leads to another root of {REWARDS.namespace}")
 
 
 def process_claim_rewards(draft: Draft, body: ClaimRewards) -> None:
@@ -90,17 +116,11 @@ def process_claim_rewards(draft: Draft, body: ClaimRewards) -> None:
         )
     checkpoint = get_settled(draft, body.shard, body.checkpoint)
     due: dict[AccountId, int] = {}
+    if any(claim.total == 0 for claim in body.claims):
+        raise InvalidTransaction(ReasonCode.OUT_OF_BOUNDS, "a claim of nothing")
+    verify_namespaces(checkpoint, body.namespace_roots)
+    _verify_claims(body.claims, body.namespace_roots[SHARD_NAMESPACES.index(REWARDS.namespace)])
     for claim in body.claims:
-        if claim.total == 0:
-            raise InvalidTransaction(ReasonCode.OUT_OF_BOUNDS, "a claim of nothing")
-        verify_entry(
-            checkpoint,
-            namespace_roots=body.namespace_roots,
-            namespace=REWARDS.namespace,
-            key=claim.account,
-            value=encode_record(RewardBalance(total=claim.total)),
-            proof=claim.proof,
-        )
         key = reward_claim_key(body.shard, claim.account)
         paid = draft.get(CLAIMS, key)
         amount = claim.total - (0 if paid is None else paid.total)
