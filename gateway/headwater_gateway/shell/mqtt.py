@@ -110,6 +110,11 @@ class MqttBus:
         """Messages lost to the queue's limit."""
         self.is_connected = False
 
+    @property
+    def address(self) -> str:
+        """Of the broker, as `host:port`."""
+        return f"{self._address.host}:{self._address.port}"
+
     def publish(self, publish: Publish) -> None:
         """Queue a message.
 
@@ -136,7 +141,7 @@ class MqttBus:
                     for topic_filter in self._filters:
                         await client.subscribe(topic_filter, qos=1)
                     self.is_connected = True
-                    logger.info("event=broker_connected")
+                    logger.info("event=broker_connected address=%s", self.address)
                     retry_s = FIRST_RETRY_S
                     self._on_connected()
                     async with asyncio.TaskGroup() as group:
@@ -145,10 +150,9 @@ class MqttBus:
                         group.create_task(self._receive_all(client))
             except* aiomqtt.MqttError as group_error:
                 event = "broker_lost" if self.is_connected else "broker_away"
-                address = f"{self._address.host}:{self._address.port}"
                 cause = str(group_error.exceptions[0])
                 detail = explain_tls(cause) or cause
-                logger.warning("event=%s address=%s detail=%s", event, address, detail)
+                logger.warning("event=%s address=%s detail=%s", event, self.address, detail)
             self.is_connected = False
             # Jitter keeps a fleet of gateways from coming back in step.
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311
