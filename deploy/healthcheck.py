@@ -19,15 +19,16 @@ def main(folder: Path) -> int:
     host = "localhost" if web["host"] in {"0.0.0.0", "::"} else web["host"]  # noqa: S104
     context = ssl.create_default_context(cafile=str(folder / web["tls_authority"]))
     try:
-        with urllib.request.urlopen(  # noqa: S310
+        with urllib.request.urlopen(
             f"https://{host}:{web['port']}/status", timeout=TIMEOUT_S, context=context
         ) as answer:
             status = json.load(answer)
     except OSError as error:
-        print(f"no answer: {error}", file=sys.stderr)
+        sys.stderr.write(f"no answer: {error}\n")
         return 1
     heights = {name: shard["height"] for name, shard in status["shards"].items()}
-    print(json.dumps({"main": status["main"]["height"], **heights, "brokers": status["brokers"]}))
+    heights["main"] = status["main"]["height"]
+    sys.stdout.write(json.dumps({"heights": heights, "brokers": status["brokers"]}) + "\n")
     return 0
 
 
