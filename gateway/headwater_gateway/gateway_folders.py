@@ -6,7 +6,9 @@ may send its delegate to any of them. The first gateway is the registrar: it has
 certifies devices and brokers.
 """
 
+import ipaddress
 import os
+import re
 import shlex
 import string
 import time
@@ -68,6 +70,9 @@ NODE_NAME: Final = "node.json"
 VALIDATION_NAME: Final = "validation"
 EXAMPLES_NAME: Final = "examples.npz"
 MAX_PORT: Final = 65_535
+ANY_HOST: Final = "0.0.0.0"  # noqa: S104  # all of it is there for other machines
+ANY_HOST_V6: Final = "::"
+HOST_PATTERN: Final = "[A-Za-z0-9_][A-Za-z0-9._-]{0,252}"
 
 TEMPLATE: Final = string.Template("""\
 # $name of $count, a Headwater gateway. Paths are relative to this file. Unknown keys are refused.
@@ -110,7 +115,7 @@ $enrolment$engine""")
 
 ENROLMENT_TEMPLATE: Final = string.Template("""\
 [enrolment]                         # headwater-gateway token create, headwater-agent enroll
-host = "0.0.0.0"
+host = $any
 port = $port
 cert_file = $certificate
 key_file = $key
@@ -174,6 +179,11 @@ class GatewayPlace:
         return f"gateway-{self.index}"
 
     @property
+    def listen_host(self) -> str:
+        """Where it listens itself."""
+        return pick_listen_host(self.host)
+
+    @property
     def url(self) -> str:
         """Where the other gateways find it."""
         return f"https://{bracketed(self.host)}:{self.web_port}"
@@ -188,6 +198,37 @@ class Machines:
     """Of the gateways; the first is the registrar's."""
     broker_configs: tuple[Path, ...]
     registrar_url: str
+
+
+def require_host(host: str, *, key: str) -> None:
+    """Refuse what is neither a host's name nor an address.
+
+    Raises:
+        ConfigError: Names the option.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if re.fullmatch(HOST_PATTERN, host) is None:
+            raise ConfigError(
+                key, f"{host[:80]!r} is no host", fix="give a name or an address, without a port"
+            ) from None
+
+
+def pick_listen_host(host: str) -> str:
+    """Where to listen on a machine that others know as `host`.
+
+    Everywhere, since the name that others use need be none of the machine's own: a host's file has
+    it on the loopback, an address translation or a container has it elsewhere. A loopback address
+    stays what it is.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host if host == "localhost" else ANY_HOST
+    if address.is_loopback:
+        return host
+    return ANY_HOST if address.version == 4 else ANY_HOST_V6
 
 
 def found_machines(plan: MachinesPlan, draw_seed: DrawSeed) -> Machines:
@@ -249,6 +290,8 @@ def _place_gateways(plan: MachinesPlan, made: Foundation) -> list[GatewayPlace]:
             f"{len(hosts)} of them for {len(delegates)} gateways",
             fix="give one for all, or one for each",
         )
+    for host in hosts:
+        require_host(host, key="--host")
     chains = (MAIN_CHAIN, *shards)
     stride = 1 + len(chains)
     if plan.ports.gateway + stride * len(delegates) > MAX_PORT:
@@ -276,6 +319,8 @@ def _place_brokers(plan: MachinesPlan, places: Sequence[GatewayPlace]) -> list[t
     hosts = list(plan.broker_hosts) or [
         places[index % len(places)].host for index in range(NUM_BROKERS)
     ]
+    for host in hosts:
+        require_host(host, key="--broker-host")
     return [(host, plan.ports.broker + index) for index, host in enumerate(hosts)]
 
 
@@ -333,7 +378,7 @@ def _format_config(
     nodes = [
         CometNodeConfig(
             chain=chain,
-            listen=f"tcp://{bracketed(place.host)}:{port}",
+            listen=f"tcp://{bracketed(place.listen_host)}:{port}",
             peers=tuple(
                 f"{node_ids[other.index]}@{bracketed(other.host)}:{other.node_ports[chain]}"
                 for other in others
@@ -355,13 +400,14 @@ def _format_config(
         else "",
         brokers=quote_list([f"mqtts://{bracketed(host)}:{port}" for host, port in brokers]),
         group=quote(INTAKE_GROUP),
-        host=quote(place.host),
+        host=quote(place.listen_host),
         port=place.web_port,
         peers="\n".join(
             f"{quote(other.key.validator.hex())} = {quote(other.url)}" for other in others
         ),
         enrolment=ENROLMENT_TEMPLATE.substitute(
             files,
+            any=quote(ANY_HOST),
             port=plan.ports.registrar,
             reload=f"reload = {quote_list(_reload_command(plan, places, brokers))}",
         )

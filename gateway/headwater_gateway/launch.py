@@ -20,7 +20,12 @@ from headwater_gateway.comet.sync import SyncPeers
 from headwater_gateway.config import BrokerConfig, GatewayConfig, ShardConfig
 from headwater_gateway.journal import Journal, is_complete
 from headwater_gateway.keyfile import load_key
-from headwater_gateway.office import OfficeWatch, require_known, require_power
+from headwater_gateway.office import (
+    OfficeWatch,
+    find_strangers,
+    require_known,
+    require_power,
+)
 from headwater_gateway.registrar.service import RegistrarService, open_registrar
 from headwater_gateway.registrar.setup import make_broker_tls
 from headwater_gateway.shell.broker import embedded_broker
@@ -71,13 +76,18 @@ def prepare(config: GatewayConfig, *, broker_url: str) -> ServiceSetup:
         )
     every_key = [key for shard in sorted(keys) for key in keys[shard]]
     states = _read_states(config, genesis)
-    require_known(
-        genesis,
-        states[MAIN_CHAIN],
-        {f"{shard.key}.keys": keys[shard.shard] for shard in config.shards},
-    )
+    named_keys = {f"{shard.key}.keys": keys[shard.shard] for shard in config.shards}
     if config.comet is None:
+        require_known(genesis, states[MAIN_CHAIN], named_keys)
         require_power(genesis, states, every_key, name="shards")
+    else:
+        # The ledger that says who bonded may have to be fetched first, and to follow needs no bond.
+        for _, validator in find_strangers(genesis, states[MAIN_CHAIN], named_keys):
+            logger.info(
+                'event=follows validator=%s detail="no candidate by the ledger that is here;'
+                ' headwater-shard tx bond makes it one"',
+                validator.hex(),
+            )
     return ServiceSetup(
         genesis=genesis,
         folder=config.folder,

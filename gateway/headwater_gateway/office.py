@@ -31,20 +31,30 @@ def require_known(genesis: Genesis, main: State, keys: Mapping[str, Sequence[Sec
     Raises:
         ConfigError: Names the first that is not.
     """
-    founders = {entry.validator for entry in genesis.validators}
+    for name, validator in find_strangers(genesis, main, keys):
+        raise ConfigError(
+            name,
+            f"{validator.hex()[:SHOWN_DIGITS]}… is no candidate of this network",
+            fix="bond with it first: headwater-shard tx bond",
+        )
     seen: set[ValidatorId] = set()
     for name in sorted(keys):
         for key in keys[name]:
-            short = key.validator.hex()[:SHOWN_DIGITS]
-            if key.validator not in founders and main.get(CANDIDATES, key.validator) is None:
-                raise ConfigError(
-                    name,
-                    f"{short}… is no candidate of this network",
-                    fix="bond with it first: headwater-shard tx bond",
-                )
             if key.validator in seen:
+                short = key.validator.hex()[:SHOWN_DIGITS]
                 raise ConfigError(name, f"{short}… comes twice", fix="name each key once")
             seen.add(key.validator)
+
+
+def find_strangers(
+    genesis: Genesis, main: State, keys: Mapping[str, Sequence[SecretKey]]
+) -> Iterator[tuple[str, ValidatorId]]:
+    """The keys that are no candidate's in this state; arguments as of `require_known`."""
+    founders = {entry.validator for entry in genesis.validators}
+    for name in sorted(keys):
+        for key in keys[name]:
+            if key.validator not in founders and main.get(CANDIDATES, key.validator) is None:
+                yield name, key.validator
 
 
 def list_in_office(

@@ -99,6 +99,8 @@ def test_own_program_and_task_need_no_code(
         (["--validators", "33"], "--validators: is 33"),
         (["--validators", "2", "--delegates", "2"], "--delegates: is there beside --validators"),
         (["--validators", "3", "--host", "a", "--host", "b"], "--host: 2 of them for 3 gateways"),
+        (["--validators", "1", "--host", "a:5"], "--host: 'a:5' is no host"),
+        (["--validators", "1", "--broker-host", "a b"], "--broker-host: 'a b' is no host"),
         (
             ["--validators", "32", "--shards", "8", "--first-port", "65000"],
             "--first-port: leaves too few ports",

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from headwater_gateway.office import OfficeWatch, find_shortage, require_known, require_power
+from headwater_gateway.office import (
+    OfficeWatch,
+    find_shortage,
+    find_strangers,
+    require_known,
+    require_power,
+)
 from headwater_protocol.chain.committee import make_committee
 from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.errors import ConfigError
@@ -85,6 +91,8 @@ def test_a_key_that_nobody_bonded_is_refused_and_a_candidates_is_not() -> None:
     require_known(cast.genesis, after, keys)
     with pytest.raises(ConfigError, match="comes twice"):
         require_known(cast.genesis, after, {**keys, "shards[2].keys": [NEW]})
+    assert list(find_strangers(cast.genesis, before, keys)) == [("shards[1].keys", NEW.validator)]
+    assert list(find_strangers(cast.genesis, after, keys)) == []
 
 
 def test_a_running_process_is_warned_once_an_epoch() -> None:

@@ -282,6 +282,24 @@ def read_common_name(certificate_pem: bytes, *, key: str) -> str:
     return str(names[0].value)
 
 
+def read_first_host(certificate_pem: bytes, *, key: str) -> str:
+    """The first name or address at which the holder of a certificate serves.
+
+    Raises:
+        ConfigError: If there is no certificate, or it names none; `key` names the file.
+    """
+    fix = "name the certificate that headwater-gateway init made"
+    try:
+        extensions = x509.load_pem_x509_certificate(certificate_pem).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigError(key, f"names no host: {error}", fix=fix) from None
+    for name in names:
+        if isinstance(name, x509.DNSName | x509.IPAddress):
+            return str(name.value)
+    raise ConfigError(key, "names no host", fix=fix)
+
+
 def read_end_ms(certificate_pem: bytes, *, key: str) -> int:
     """When a certificate in PEM expires.
 

@@ -1,4 +1,4 @@
-"""The registrar's commands of `headwater-gateway`: token, device, certificate, broker-config."""
+"""The registrar's commands: token, device, certificate, invite, broker-config."""
 
 import json
 import os
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headwater_gateway.registrar.tokens import DeviceEntry, TokenEntry
 
 DEFAULT_CONFIG: Final = Path("gateway.toml")
+DEFAULT_FIRST_PORT: Final = 26_600
 MAX_COUNT: Final = 1_000
 """Tokens of one command."""
 DURATIONS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 24 * 3_600_000}
@@ -100,6 +101,19 @@ def add_commands(app: "typer.Typer") -> None:
     ) -> int:
         """Make a key and a certificate for a gateway or a broker, in place of an old one."""
         return _certificate(config, name=name, out=out, hosts=tuple(host or ()))
+
+    @app.command("invite")
+    def invite(
+        name: Annotated[str, typer.Argument(help="Of the new gateway, such as gateway-4.")],
+        host: Annotated[str, typer.Option(help="A name or address by which others reach it.")],
+        out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, to be copied there.")],
+        first_port: Annotated[
+            int, typer.Option(help="Of its service; its nodes listen on the next ones.", min=1)
+        ] = DEFAULT_FIRST_PORT,
+        config: Annotated[Path, config_option] = DEFAULT_CONFIG,
+    ) -> int:
+        """Write the folder of one more gateway: keys, certificate, configuration."""
+        return _invite(config, name=name, host=host, out=out, first_port=first_port)
 
     @app.command("broker-config")
     def broker_config(
@@ -281,11 +295,34 @@ def _certificate(path: Path, *, name: str, out: Path, hosts: tuple[str, ...]) ->
     from headwater_gateway.registrar.setup import issue_files
 
     _, enrolment = _load(path)
-    if not all(letter.isalnum() or letter in ".-_" for letter in name):
-        raise ConfigError("NAME", f"is {name[:80]!r}", fix="use letters, digits, - . and _")
+    _require_name(name)
     certificate, key = issue_files(load_authority(enrolment), out, name=name, hosts=hosts)
     print(f"wrote {certificate} and {key}")
     return 0
+
+
+def _invite(path: Path, *, name: str, host: str, out: Path, first_port: int) -> int:
+    from headwater_gateway.invitation import InvitationPlan, write_invitation
+
+    config, enrolment = _load(path)
+    _require_name(name)
+    made = write_invitation(
+        InvitationPlan(name=name, folder=out, host=host, first_port=first_port), config, enrolment
+    )
+    print(f"wrote {out}")
+    print("next:")
+    print(f"  1. put labelled examples of its own into {out}/validation, *.csv or npz")
+    print(f"  2. append {made.access} to the access.acl of each broker, and SIGHUP it")
+    print(f"  3. copy the folder to its machine; there: headwater-gateway run {out}")
+    print("  4. add to [peers] of every other gateway, and start them again one by one:")
+    print(f'     "{made.validator.hex()}" = "{made.url}"')
+    print("  5. send it units, then headwater-shard tx bond with its delegate.key")
+    return 0
+
+
+def _require_name(name: str) -> None:
+    if not name.isascii() or not all(letter.isalnum() or letter in ".-_" for letter in name):
+        raise ConfigError("NAME", f"is {name[:80]!r}", fix="use letters, digits, - . and _")
 
 
 def _broker_config(

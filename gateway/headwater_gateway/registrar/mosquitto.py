@@ -58,14 +58,25 @@ def format_access(
             for entry in table
             if entry.role == "device"
         ]
-    for gateway in gateways:
-        lines += ["", f"user {gateway}"]
-        lines += [
-            f"topic {_line(entry, network, shard, device='+')}"
-            for shard in genesis.shards
-            for entry in table
-            if entry.role == "gateway"
-        ]
+    text = "\n".join(lines) + "\n"
+    return text + "".join(
+        format_gateway_access(genesis, gateway, access=table) for gateway in gateways
+    )
+
+
+def format_gateway_access(
+    genesis: Genesis, gateway: str, *, access: Iterable[Access] = ACCESS
+) -> str:
+    """The part of an access list that is about one gateway; arguments as of `format_access`."""
+    network = network_name(genesis_network(genesis))
+    table = tuple(access)
+    lines = ["", f"user {gateway}"]
+    lines += [
+        f"topic {_line(entry, network, shard, device='+')}"
+        for shard in genesis.shards
+        for entry in table
+        if entry.role == "gateway"
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -42,9 +42,9 @@ class Brokers:
             self._buses.append(bus)
 
     @property
-    def is_connected(self) -> bool:
-        """Whether any broker is there."""
-        return any(bus.is_connected for bus in self._buses)
+    def connections(self) -> dict[str, bool]:
+        """Whether each broker is there, by its address."""
+        return {bus.address: bus.is_connected for bus in self._buses}
 
     @property
     def dropped(self) -> int:

@@ -33,6 +33,7 @@ from headwater_protocol.crypto.signing import SecretKey, Verifier
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Digest, Network, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import BlobStore
+from headwater_shard.engine.cometbft.shell.engine import CometStatus
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class BlobExchange:
         keys: Sequence[SecretKey],
         states: Callable[[], States],
         heights: Callable[[], Mapping[ChainId, int]],
-        is_connected: Callable[[], bool],
+        brokers: Callable[[], Mapping[str, bool]],
+        engines: Callable[[], Mapping[ChainId, CometStatus]],
         metrics: Metrics,
         verifier: Verifier,
         now_ms: Callable[[], int],
@@ -80,7 +82,8 @@ class BlobExchange:
             keys: Of the delegates hosted here.
             states: The last finalized states.
             heights: Of the chains.
-            is_connected: Whether the broker is there.
+            brokers: Whether each broker is there, by its address.
+            engines: The nodes of CometBFT.
             metrics: Shown.
             verifier: Checks signatures of requests.
             now_ms: The clock.
@@ -123,7 +126,8 @@ class BlobExchange:
                     heights=heights,
                     metrics=metrics,
                     counters=self.count,
-                    is_connected=is_connected,
+                    brokers=brokers,
+                    engines=engines,
                 )
             )
             self._server = WebServer(

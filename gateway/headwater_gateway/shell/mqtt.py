@@ -110,6 +110,11 @@ class MqttBus:
         """Messages lost to the queue's limit."""
         self.is_connected = False
 
+    @property
+    def address(self) -> str:
+        """Of the broker, as `host:port`."""
+        return f"{self._address.host}:{self._address.port}"
+
     def publish(self, publish: Publish) -> None:
         """Queue a message.
 
@@ -131,28 +136,40 @@ class MqttBus:
         """Keep a connection up until cancelled."""
         retry_s = FIRST_RETRY_S
         while True:
+            # In a task of its own: where a stop and a lost connection come at once, a group of
+            # tasks tells of the latter alone.
+            connection = asyncio.create_task(self._connect())
             try:
-                async with self._client() as client:
-                    for topic_filter in self._filters:
-                        await client.subscribe(topic_filter, qos=1)
-                    self.is_connected = True
-                    logger.info("event=broker_connected")
-                    retry_s = FIRST_RETRY_S
-                    self._on_connected()
-                    async with asyncio.TaskGroup() as group:
-                        for _ in range(CONCURRENT_PUBLISHES):
-                            group.create_task(self._publish_all(client))
-                        group.create_task(self._receive_all(client))
-            except* aiomqtt.MqttError as group_error:
-                event = "broker_lost" if self.is_connected else "broker_away"
-                address = f"{self._address.host}:{self._address.port}"
-                cause = str(group_error.exceptions[0])
-                detail = explain_tls(cause) or cause
-                logger.warning("event=%s address=%s detail=%s", event, address, detail)
-            self.is_connected = False
+                await asyncio.wait([connection])
+            finally:
+                connection.cancel()
+                await asyncio.wait([connection])
+                self.is_connected = False
+            if connection.result():
+                retry_s = FIRST_RETRY_S
             # Jitter keeps a fleet of gateways from coming back in step.
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311
             retry_s = min(LAST_RETRY_S, retry_s * 2)
+
+    async def _connect(self) -> bool:
+        """Serve one connection until it is lost; whether there was any."""
+        try:
+            async with self._client() as client:
+                for topic_filter in self._filters:
+                    await client.subscribe(topic_filter, qos=1)
+                self.is_connected = True
+                logger.info("event=broker_connected address=%s", self.address)
+                self._on_connected()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(CONCURRENT_PUBLISHES):
+                        group.create_task(self._publish_all(client))
+                    group.create_task(self._receive_all(client))
+        except* aiomqtt.MqttError as group_error:
+            event = "broker_lost" if self.is_connected else "broker_away"
+            cause = str(group_error.exceptions[0])
+            detail = explain_tls(cause) or cause
+            logger.warning("event=%s address=%s detail=%s", event, self.address, detail)
+        return self.is_connected
 
     def _client(self) -> aiomqtt.Client:
         tls = self._tls

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from headwater_gateway.comet.host import CometHost
 from headwater_gateway.machine.effects import (
     CheckScores,
     ClearBlob,
@@ -176,7 +177,12 @@ class GatewayService:
             keys=all_keys,
             states=lambda: self.machine.states,
             heights=lambda: {chain: host.height for chain, host in self._hosts.items()},
-            is_connected=lambda: self._bus is not None and self._bus.is_connected,
+            brokers=lambda: {} if self._bus is None else self._bus.connections,
+            engines=lambda: {
+                chain: host.engine.status
+                for chain, host in self._hosts.items()
+                if isinstance(host, CometHost)
+            },
             metrics=self.metrics,
             verifier=verifier,
             now_ms=now_ms,

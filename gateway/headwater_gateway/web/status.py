@@ -13,6 +13,7 @@ from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.web.access import States
 from headwater_protocol.identifiers import MAIN_CHAIN, ChainId, Network
 from headwater_protocol.messages.announcement import round_key
+from headwater_shard.engine.cometbft.shell.engine import CometStatus
 from headwater_shard.mainchain.records import MAIN, MAIN_KEY, SHARDS, shard_key
 from headwater_shard.shardchain.records import DEVICES, ROUNDS, SHARD, SHARD_KEY
 
@@ -30,8 +31,10 @@ class StatusSource:
     metrics: Metrics
     counters: Callable[[], Mapping[str, int]]
     """Of HTTP and blobs, by metric name; those that only grow end in `_total`."""
-    is_connected: Callable[[], bool]
-    """To the broker."""
+    brokers: Callable[[], Mapping[str, bool]]
+    """Whether each broker is there, by its address."""
+    engines: Callable[[], Mapping[ChainId, CometStatus]] = dict
+    """The nodes of CometBFT; none with the embedded engine."""
 
 
 class StatusRoutes:
@@ -87,7 +90,8 @@ def make_status(source: StatusSource) -> dict[str, object]:
             "is_merging": main is not None and main.is_merging,
         },
         "shards": shards,
-        "broker_connected": source.is_connected(),
+        "broker_connected": any(source.brokers().values()),
+        "brokers": dict(source.brokers()),
         "counters": dict(source.counters()),
     }
 
@@ -118,7 +122,14 @@ def list_samples(source: StatusSource) -> Iterator[Sample]:
     for reason, count in metrics.refused_transactions.items():
         samples.append(("headwater_transactions_refused_total", {"reason": str(reason)}, count))
     samples.append(("headwater_garbage_total", {}, metrics.garbage))
-    samples.append(("headwater_broker_connected", {}, int(source.is_connected())))
+    for broker, is_connected in source.brokers().items():
+        samples.append(("headwater_broker_connected", {"broker": broker}, int(is_connected)))
+    for chain, engine in source.engines().items():
+        labels = {"chain": chain}
+        samples.append(("headwater_node_connections", labels, engine.num_connections))
+        samples.append(("headwater_node_restarts_total", labels, engine.num_restarts))
+        refused = sum(engine.refused.values())
+        samples.append(("headwater_node_votes_refused_total", labels, refused))
     samples += [(name, {}, value) for name, value in source.counters().items()]
     yield from sorted(samples, key=lambda sample: (sample[0], sorted(sample[1].items())))
 
@@ -131,7 +142,7 @@ def format_metrics(samples: Iterator[Sample]) -> str:
         if name != last:
             lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
             last = name
-        # Chains and reasons are plain words, so no label needs an escape.
+        # Chains, reasons and addresses are plain words, so no label needs an escape.
         text = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
         lines.append(f"{name}{{{text}}} {value}" if text else f"{name} {value}")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ from tests.support.registrar import make_join
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     net = tmp_path_factory.mktemp("made") / "net"
-    arguments = ["init", "--out", str(net), "--shards", "2", "--validators", "1"]
+    arguments = ["init", "--out", str(net), "--shards", "2", "--delegates", "1"]
     assert main([*arguments, "--tls", "--host", "gateway.local", "--host", "10.0.0.7"]) == 0
     return net
 

@@ -137,6 +137,47 @@ def test_messages_under_way_when_the_broker_dies_go_out_on_the_next_connection(
     assert sorted(int(payload) for _, payload in recorder.messages) == list(range(10))
 
 
+def test_a_broker_that_goes_while_the_gateway_stops_does_not_keep_it_from_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As at a machine's shutdown: the stop and the lost connection come in one turn of the loop."""
+    port = find_free_port(HOST)
+    recorder = Recorder(port)
+    original = aiomqtt.Client.publish
+    stops: list[str] = []
+
+    async def fail_when_stopped(
+        client: aiomqtt.Client, topic: str, *args: object, **more: object
+    ) -> None:
+        if topic != "in/last" or stops:
+            await original(client, topic, *args, **more)  # type: ignore[arg-type]
+            return
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            stops.append(topic)
+            raise aiomqtt.MqttError("lost") from None
+
+    monkeypatch.setattr(aiomqtt.Client, "publish", fail_when_stopped)
+
+    async def scenario() -> None:
+        bus = recorder.bus
+        with embedded_broker(HOST, port):
+            task = asyncio.create_task(bus.run())
+            await until(lambda: recorder.num_connected == 1)
+            bus.publish(Publish(topic="in/last", payload=b"", retain=False))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.wait([task], timeout=TIMEOUT_S)
+            was_done = task.done()
+            task.cancel()
+            await asyncio.wait([task])
+        assert was_done
+        assert stops
+
+    run(scenario)
+
+
 class DeafClient:
     """Keeps cancellation back, as a publish does that is acknowledged in the same moment."""
 
