@@ -1,8 +1,8 @@
 """A device of the agent's own parts in an event loop: a thousand of them fit into one process.
 
 Machine, state file, reservoir, trainer and MQTT session are what runs on a Pi; only the loop around
-them is another one, because `select` and a process each would end at a few hundred. Its clock is the
-caller's, so that a week passes in a second.
+them is another one, because `select` and a process each would end at a few hundred. Its clock is
+the caller's, so that a week passes in a second.
 """
 
 import asyncio
@@ -145,7 +145,8 @@ class Fleet:
     folder: Path
     now_ms: Callable[[], int]
     readings: Readings = field(default_factory=Readings)
-    training: SharedTraining = field(default_factory=SharedTraining)
+    training: SharedTraining | None = None
+    """None for a fleet that is offline."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a device has something to tell."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -161,9 +162,11 @@ class HourlyDevice:
         self.signed: dict[int, Digest] = {}
         """The payload of each update that was signed, by round."""
         self.sent_s: dict[int, float] = {}
-        self.held_s: dict[int, float] = {}
-        """When an update left for the first time since the boot, and when its receipt was on
-        disk."""
+        self.answered_s: dict[int, float] = {}
+        """When an update left for the first time since the boot, and when its first receipt was on
+        disk: of intake, or of the verdict where the round closed before."""
+        self.num_returned = 0
+        """Updates whose content went back into the memory of errors."""
         self.connecting_s = 0.0
         self.cuts_before_sending = False
         self.goes_deaf_after_sending = False
@@ -178,12 +181,15 @@ class HourlyDevice:
         self._is_deaf = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def wait_s(self, round_: int) -> float | None:
+        """From the first departure to the first receipt; None if a verdict came before it left."""
+        sent_s = self.sent_s.get(round_)
+        return None if sent_s is None else self.answered_s[round_] - sent_s
+
     def boot(self) -> None:
         """From what is on disk."""
         network = genesis_network(self._fleet.genesis)
-        self._store = StateStore(
-            self._path, device=self.key.device, network=network, creates=True
-        )
+        self._store = StateStore(self._path, device=self.key.device, network=network, creates=True)
         self.sensor = HourlySensor(self._fleet.folder, entropy=self._entropy)
         self._keeper = Keeper(
             self.sensor, self._store.examples, interval_ms=self.sensor.interval_ms
@@ -200,6 +206,16 @@ class HourlyDevice:
         )
         self.sent_s.clear()
         self._is_deaf = False
+
+    def live_offline(self, hours: range, *, began_ms: int) -> None:
+        """Boot, spend hours without a network and with a power cut half-way, and lose power."""
+        self.boot()
+        for passed, hour in enumerate(hours, 1):
+            if 2 * passed == len(hours):
+                self.cut_power()
+                self.boot()
+            self.live_hour(hour, began_ms + passed * HOUR_MS)
+        self.cut_power()
 
     def cut_power(self) -> None:
         """Whatever is not on disk is gone."""
@@ -226,13 +242,18 @@ class HourlyDevice:
         self.hear(hour, now_ms)
         for message in (Connecting(), Disconnected()):
             self.machine.receive(message, now_ms)
-            for effect in self.machine.effects():
-                if isinstance(effect, Persist):
-                    self._require_store().apply(effect.changes)
+            self._perform_offline()
         due_ms = self.machine.next_timer()
         if due_ms is not None and due_ms <= now_ms:
             self.machine.on_timer(now_ms)
-            self._perform_all()
+            self._perform_offline()
+
+    def _perform_offline(self) -> None:
+        for effect in self.machine.effects():
+            if isinstance(effect, Persist):
+                self._require_store().apply(effect.changes)
+            elif isinstance(effect, Notice):
+                raise AssertionError(f"device {self.index}, without a network: {effect}")
 
     def connect(self) -> None:
         """Go on the net."""
@@ -283,8 +304,10 @@ class HourlyDevice:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case Notice():
-                if effect.event is Event.HELD:
-                    self.held_s[effect.round] = time.monotonic()
+                if effect.event in {Event.HELD, Event.VERDICT}:
+                    self.answered_s.setdefault(effect.round, time.monotonic())
+                if effect.event is Event.RETURNED:
+                    self.num_returned += 1
                 self._fleet.moved.set()
             case Rejected():
                 self._fleet.refused[effect.reason.value] += 1
@@ -373,6 +396,7 @@ class HourlyDevice:
     async def _train(self, request: Train) -> None:
         loop = asyncio.get_running_loop()
         training = self._fleet.training
+        assert training is not None
         outcome = await loop.run_in_executor(training.pool, training.run, self.sensor, request)
         assert isinstance(outcome, Trained), outcome
         self._tell(outcome)

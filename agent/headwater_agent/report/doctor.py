@@ -60,10 +60,22 @@ def examine(path: Path, *, environment: Mapping[str, str], options: Iterable[str
     ]
     for index, address in enumerate(config.brokers):
         name = "broker" if len(config.brokers) == 1 else f"broker {index + 1}"
-        checks.append(
-            run_check(name, partial(check_broker, address, login=config.login, tls=config.tls))
-        )
+        checks.append(run_check(name, partial(_check_broker, config, address, stored)))
     return checks
+
+
+def _check_broker(config: AgentConfig, address: BrokerAddress, stored: Stored | None) -> str:
+    """Connect, or believe the running agent.
+
+    To a broker that goes by certificates both are one client, and a second session would end the
+    first.
+    """
+    report = {} if stored is None else stored.report
+    link = report.get("connection")
+    told = (link.get("broker"), link.get("is_connected")) if isinstance(link, dict) else None
+    if told == (str(address), True) and is_in_use(config.state):
+        return f"the running agent is connected to {address}"
+    return check_broker(address, login=config.login, tls=config.tls)
 
 
 def _check_key(config: AgentConfig) -> str:

@@ -49,8 +49,9 @@ def run_rounds(store: StateStore, net: Net) -> World:
         verdict = net.answered(update, stage=Stage.VERDICT, gateway=gateway, score=9_000, reward=40)
         world.tell(verdict)
     world.now_ms = START_MS + COLLECT_MS
-    world.sign_round(2)
+    late = world.sign_round(2)
     world.run_timers(START_MS + 3 * COLLECT_MS)
+    world.tell(net.answered(late, ReasonCode.STALE_ROUND))
     for effect in world.trace:
         if isinstance(effect, Persist):
             store.apply(effect.changes)
@@ -183,6 +184,20 @@ def test_doctor_is_content_with_a_device_that_is_set_up(
         *("runtime", "config", "key", "genesis", "state", "disk", "clock", "data"),
         *("program", "broker"),
     }
+
+
+def test_doctor_leaves_the_session_of_a_running_agent_alone(home: Path) -> None:
+    config = load_config(home)
+    device = load_key(config.key).device
+    link = {"broker": str(config.brokers[0]), "is_connected": True}
+    with StateStore(config.state, device=device, network=None, creates=False) as store:
+        store.write_report(json.dumps({"connection": link}))
+        assert "broker" not in failing(home)
+        store.write_report(json.dumps({"connection": link | {"is_connected": False}}))
+        assert "nothing listens" in failing(home)["broker"]
+    with StateStore(config.state, device=device, network=None, creates=False) as store:
+        store.write_report(json.dumps({"connection": link}))
+    assert "nothing listens" in failing(home)["broker"]
 
 
 def failing(path: Path, *options: str) -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""A fleet comes back after a week without a network: what is lost, what is doubled, how long it takes.
+"""A fleet comes back after a week without a network: what is lost, doubled, and how long it takes.
 
-    python benchmarks/reconnect/run.py [--json] [--devices N] [--days N] [--within SECONDS]
-        [--folder DIR] [--check]
+    python -m benchmarks.reconnect [--json] [--devices N] [--days N] [--within SECONDS]
+        [--files DIR] [--check]
 
-Needs Mosquitto. Each device has a state file of its own, written and synced as on a Pi; the fleet's
-files are on one disk here, so `--folder` may name one in memory. With `--check` the exit code is 1
+Needs Mosquitto. Each device has a state file of its own, written and synced as on a Pi. Here a
+thousand of them would share one disk, so they are in memory where there is `/dev/shm`, or in
+`--files`; the gateway's ledgers are on the disk. With `--check` the exit code is 1
 where a figure is not what it is to be.
 """
 
@@ -14,9 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from tests.support.week_offline import Figures, spend_week_offline  # noqa: E402
+from tests.support.week_offline import Figures, find_memory, spend_week_offline
 
 MAX_P99_MS = 1_000.0
 
@@ -63,17 +62,23 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=1_000)
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--within", type=float, default=60.0, metavar="SECONDS")
-    parser.add_argument("--folder", type=Path, help="for the files; it must be empty or not there")
+    parser.add_argument(
+        "--files", type=Path, metavar="DIR", help="under which the devices' files are for the run"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 where a figure is not met")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="headwater-reconnect-") as made:
-        folder = options.folder or Path(made)
-        folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="headwater-gateway-") as folder,
+        tempfile.TemporaryDirectory(
+            prefix="headwater-devices-", dir=options.files or find_memory()
+        ) as files,
+    ):
         figures = spend_week_offline(
             devices=options.devices,
             days=options.days,
             storm_s=options.within,
-            folder=folder,
+            folder=Path(folder),
+            files=Path(files),
             says=lambda line: print(line, file=sys.stderr, flush=True),
         )
     misses = find_misses(figures)
