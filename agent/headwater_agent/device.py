@@ -393,6 +393,9 @@ class Device:
             self._on_chunk(topic, message.payload, now_ms)
         elif topic.kind is TopicKind.RECEIPT and topic.device == self.id:
             self._on_receipt(message.payload, now_ms)
+        elif topic.kind is TopicKind.STATUS:
+            # Retained, public and no concern of a device; the embedded broker sends them unasked.
+            return
         else:
             raise OutOfBounds(f"this device does not listen to {message.topic}")
 
@@ -623,8 +626,9 @@ class Device:
     def _on_training_failed(self, failed: TrainingFailed) -> None:
         if self._job is None or self._job.round.number != failed.round:
             raise StaleRound(f"a training result for round {failed.round}, which is over")
+        # Counted among the refusals, and told once, as the end of the round.
+        self._tally.add_rejection(failed.reason, failed.detail)
         self._abandon(failed.reason, failed.detail)
-        self._reject(failed.reason, failed.detail)
 
     def _abandon(self, reason: ReasonCode, detail: str) -> None:
         """Give the round up; it is not begun again, because its announcement is known."""

@@ -89,3 +89,9 @@ class DiskFailing(DiskUnavailable):
             f"the disk reports an error ({problem})",
             fix="look at dmesg, and replace the card or disk if it says I/O error",
         )
+
+
+class UnsoundProgram(InvalidMessage):
+    """A program that a trial did not survive."""
+
+    reason = ReasonCode.OUT_OF_BOUNDS

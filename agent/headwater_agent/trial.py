@@ -14,8 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from headwater_protocol.errors import InvalidMessage
-from headwater_protocol.reasons import ReasonCode
+from headwater_agent.errors import UnsoundProgram
 
 TRIAL_TIMEOUT_S: Final = 120.0
 """A Pi Zero takes 20 s to load the runtime and run one step."""
@@ -23,12 +22,6 @@ TRIAL_EXAMPLES: Final = 2
 MAX_STDERR_CHARACTERS: Final = 200
 REFUSED: Final = 1
 """Exit code of a trial whose program was refused without harm."""
-
-
-class UnsoundProgram(InvalidMessage):
-    """A program that a trial did not survive."""
-
-    reason = ReasonCode.OUT_OF_BOUNDS
 
 
 def try_program(data: bytes, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None:

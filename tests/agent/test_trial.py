@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 
+from headwater_agent.errors import UnsoundProgram
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_agent.training import LocalTraining
-from headwater_agent.trial import UnsoundProgram, try_program
+from headwater_agent.trial import try_program
 from headwater_models.dataset import Dataset
 from headwater_models.program import Program
 from headwater_protocol.crypto.hashing import blob_digest

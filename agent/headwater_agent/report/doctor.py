@@ -168,4 +168,11 @@ def _check_program(config: AgentConfig, stored: Stored | None) -> str:
         return f"{program.digest.hex()[:16]} takes {program.input_shape}"
     dataset = _read_examples(config, Problems())
     dataset.reshaped(program.input_shape)
+    highest = int(dataset.labels.max())
+    if highest >= program.num_classes:
+        raise ConfigError(
+            "data",
+            f"a label is {highest}, the program knows 0 to {program.num_classes - 1}",
+            fix="correct the labels, or data.classes",
+        )
     return f"{program.digest.hex()[:16]} takes {program.input_shape}, and the data fit"

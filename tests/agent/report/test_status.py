@@ -9,6 +9,7 @@ from headwater_agent.cli import main
 from headwater_agent.config import load_config
 from headwater_agent.keyfile import load_key
 from headwater_agent.machine.effects import Persist
+from headwater_agent.machine.limits import DAY_MS
 from headwater_agent.report.doctor import examine
 from headwater_agent.report.machine_checks import check_clock
 from headwater_agent.report.status import make_status
@@ -49,9 +50,10 @@ def run_rounds(store: StateStore, net: Net) -> World:
         verdict = net.answered(update, stage=Stage.VERDICT, gateway=gateway, score=9_000, reward=40)
         world.tell(verdict)
     world.now_ms = START_MS + COLLECT_MS
-    late = world.sign_round(2)
+    world.sign_round(2)
     world.run_timers(START_MS + 3 * COLLECT_MS)
-    world.tell(net.answered(late, ReasonCode.STALE_ROUND))
+    # Nobody answers: it is asked about for days, and then given up.
+    world.run_timers(START_MS + 30 * DAY_MS)
     for effect in world.trace:
         if isinstance(effect, Persist):
             store.apply(effect.changes)
