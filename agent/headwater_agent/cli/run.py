@@ -73,7 +73,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.device import Device
     from headwater_agent.enrol.renewal import make_renewer
     from headwater_agent.errors import DiskUnavailable
-    from headwater_agent.genesis_file import load_genesis
+    from headwater_agent.genesis_file import load_genesis, require_pinned
     from headwater_agent.guest.host import Host
     from headwater_agent.guest.probes import Probes
     from headwater_agent.guest.process import give_way
@@ -82,6 +82,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.shell.journal import tell
     from headwater_agent.shell.mqtt import MqttShell
     from headwater_agent.shell.notify import Notifier
+    from headwater_agent.storage.aside import tell_missing
     from headwater_agent.store import StateStore
     from headwater_agent.training import LocalTraining
     from headwater_agent.trial import try_program
@@ -100,11 +101,13 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     problems = Problems(tell_problem)
     source = make_source(config.data, entropy=entropy, problems=problems, clock=clock.now_ms)
     network = Network(config.network)
+    # A state that is begun belongs to the network of its first use: it has to be the right one.
+    require_pinned(genesis, network)
     if not creates_state and not config.state.exists():
         raise ConfigError(
             "state",
             f"{config.state} does not exist",
-            fix="if it was lost, wait until the current round is over and start with --new-state",
+            fix=tell_missing(config.state),
         )
     with StateStore(
         config.state, device=key.device, network=network, creates=creates_state

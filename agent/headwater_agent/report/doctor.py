@@ -10,7 +10,7 @@ from headwater_agent.config_sources import load_layers
 from headwater_agent.data.config import SensorBroker, TopicSource
 from headwater_agent.data.problems import Problems
 from headwater_agent.data.source import make_source
-from headwater_agent.genesis_file import load_genesis
+from headwater_agent.genesis_file import load_genesis, require_pinned
 from headwater_agent.keyfile import load_key
 from headwater_agent.report.check import Check, run_check
 from headwater_agent.report.machine_checks import (
@@ -23,7 +23,6 @@ from headwater_agent.shell.clock import utc_ms
 from headwater_agent.storage.reading import Stored, is_in_use, read_stored
 from headwater_models.dataset import Dataset
 from headwater_models.program import Program
-from headwater_protocol.chain.genesis import genesis_network
 from headwater_protocol.errors import ConfigError, HeadwaterError
 from headwater_protocol.light.client import make_trusted
 
@@ -85,13 +84,7 @@ def _check_key(config: AgentConfig) -> str:
 
 def _check_genesis(config: AgentConfig) -> str:
     genesis = load_genesis(config.genesis)
-    found = genesis_network(genesis)
-    if found != config.network:
-        raise ConfigError(
-            "network",
-            f"the genesis has the digest {found.hex()}",
-            fix="get the genesis of the network that you pinned, or correct the pin",
-        )
+    require_pinned(genesis, config.network)
     if config.shard not in genesis.shards:
         fix = "one of " + ", ".join(genesis.shards)
         raise ConfigError("shard", f"{config.shard} is not in the genesis", fix=fix)

@@ -142,7 +142,7 @@ def test_status_of_a_device_without_state_names_the_fix(
 ) -> None:
     (home.parent / "device.db").unlink()
     assert main(["status", "--config", str(home)]) == 2
-    assert "headwater-agent init" in capsys.readouterr().err
+    assert "headwater-agent run --new-state" in capsys.readouterr().err
 
 
 def test_receipts_are_exported_as_bytes_that_verify(
