@@ -5,6 +5,10 @@ is sound. Its form is checked (`headwater_models.inspection`), but a damaged gra
 still make the runtime's native code read where it must not, and that ends the process. So a program
 that this process has not run yet is tried in a child, on zeros; what kills the child is refused
 with a reason, and the device goes on with the next round.
+
+For a moment that takes half as much memory again as training. A program that came with this
+installation is no stranger and goes without; `doctor` tries one, which shows a runtime that was
+built for another processor.
 """
 
 import resource
@@ -44,6 +48,18 @@ def try_program(data: bytes, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
     lines = done.stderr.decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "it failed")
     raise UnsoundProgram(f"the program does not run: {last[:MAX_STDERR_CHARACTERS]}")
+
+
+def try_stranger(data: bytes) -> None:
+    """As `try_program`, unless the program came with this installation.
+
+    Raises:
+        UnsoundProgram: If it does not survive.
+    """
+    from headwater_models.program import is_shipped  # noqa: PLC0415
+
+    if not is_shipped(data):
+        try_program(data)
 
 
 def main() -> int:

@@ -85,7 +85,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.storage.aside import tell_missing
     from headwater_agent.store import StateStore
     from headwater_agent.training import LocalTraining
-    from headwater_agent.trial import try_program
+    from headwater_agent.trial import try_stranger
     from headwater_protocol.crypto.hashing import Domain, hash_bytes
     from headwater_protocol.identifiers import ChainId, Network
 
@@ -134,7 +134,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         shell = MqttShell(
             device=device,
             store=store,
-            training=LocalTraining(source, num_threads=config.guest.cores, trial=try_program),
+            training=LocalTraining(source, num_threads=config.guest.cores, trial=try_stranger),
             config=config,
             clock=clock,
             host=Host(config.guest, Probes().read),
