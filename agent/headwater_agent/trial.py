@@ -12,7 +12,6 @@ built for another processor.
 """
 
 import resource
-import subprocess
 import sys
 from typing import Final
 
@@ -34,6 +33,9 @@ def try_program(data: bytes, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
     Raises:
         UnsoundProgram: If the child died, took too long, or refused it.
     """
+    # Most devices run programs of their installation alone, and never need it.
+    import subprocess  # noqa: PLC0415
+
     command = [sys.executable, "-m", "headwater_agent.trial"]
     try:
         done = subprocess.run(

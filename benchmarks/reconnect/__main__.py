@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.week_offline import Figures, find_memory, spend_week_offline
+from tests.support.week_figures import Figures
+from tests.support.week_offline import find_memory, spend_week_offline
 
 MAX_P99_MS = 1_000.0
 
@@ -70,7 +71,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="headwater-gateway-") as folder,
         tempfile.TemporaryDirectory(
-            prefix="headwater-devices-", dir=options.files or find_memory()
+            prefix="headwater-devices-", dir=options.files or find_memory(options.devices)
         ) as files,
     ):
         figures = spend_week_offline(

@@ -6,22 +6,14 @@ the caller's, so that a week passes in a second.
 """
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from headwater_agent.config import BrokerAddress, Tls
-from headwater_agent.data.config import TopicSource, parse_data
 from headwater_agent.data.keep import Keeper
-from headwater_agent.data.pool import Pool
-from headwater_agent.data.problems import Problems
-from headwater_agent.data.stream import SensorStream
 from headwater_agent.device import Device
 from headwater_agent.machine.effects import (
     AskPermission,
@@ -41,97 +33,21 @@ from headwater_agent.machine.inputs import (
     Disconnected,
     Input,
     Trained,
-    TrainingFailed,
 )
 from headwater_agent.shell.connection import Connection
 from headwater_agent.state import DeviceState
 from headwater_agent.store import StateStore
-from headwater_agent.training import LocalTraining
-from headwater_firmware_sim.data.digits import load_digits
-from headwater_models.dataset import Dataset
 from headwater_protocol.chain.genesis import Genesis, genesis_network
 from headwater_protocol.crypto.hashing import Domain, blob_digest, hash_bytes
 from headwater_protocol.crypto.signing import SecretKey, Verifier
 from headwater_protocol.identifiers import ChainId, Digest
 from headwater_protocol.messages.topics import Topics
 from headwater_protocol.messages.update import decode_update
+from tests.support.hourly_sensor import HourlySensor, Readings, SharedTraining
 
 HOUR_MS = 3_600_000
-FIELDS = tuple(f"x{index}" for index in range(64))
-TOPIC = "plant/pump"
 NO_TLS = Tls(ca_file=None, cert_file=None, key_file=None)
 MAX_UPDATE_BYTES = 1 << 20
-
-
-class Readings:
-    """What each device's sensor says at each hour: a handwritten digit, as JSON."""
-
-    def __init__(self) -> None:
-        self._digits = load_digits()
-
-    def message(self, device: int, hour: int) -> bytes:
-        features, label = self.example(device, hour)
-        values = dict(zip(FIELDS, features.tolist(), strict=True))
-        return json.dumps(values | {"label": label}).encode()
-
-    def example(self, device: int, hour: int) -> tuple[np.ndarray, int]:
-        place = (131 * device + hour) % len(self._digits.labels)
-        return self._digits.features[place], int(self._digits.labels[place])
-
-
-class HourlySensor:
-    """The agent's source of sensor messages, which the caller brings instead of a broker."""
-
-    is_stream = True
-
-    def __init__(self, folder: Path, *, entropy: bytes) -> None:
-        config = parse_data(
-            {
-                "source": "mqtt",
-                "broker": "mqtt://127.0.0.1",
-                "topic": TOPIC,
-                "fields": list(FIELDS),
-                "label": {"field": "label"},
-            },
-            folder=folder,
-            max_bytes=1 << 20,
-        )
-        assert isinstance(config.source, TopicSource)
-        problems = Problems()
-        self.interval_ms = 1_000 * config.memory.persist_interval_s
-        self.pool = Pool(config, entropy=entropy, problems=problems)
-        self._stream = SensorStream(config.source, config.labels, problems)
-
-    def open(self) -> None:
-        """Nothing to connect to."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def hear(self, payload: bytes, now_ms: int) -> None:
-        example = self._stream.receive(TOPIC, payload, is_retained=False, now_ms=now_ms)
-        assert example is not None, self.pool.problems.latest
-        self.pool.offer(*example)
-
-    def dataset(self) -> Dataset:
-        return self.pool.dataset(why_empty=self.pool.why_empty, copies=True)
-
-
-class SharedTraining:
-    """One interpreter and one thread for the fleet."""
-
-    def __init__(self) -> None:
-        self._source: HourlySensor | None = None
-        self._training = LocalTraining(self)
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="training")
-
-    def dataset(self) -> Dataset:
-        assert self._source is not None
-        return self._source.dataset()
-
-    def run(self, source: HourlySensor, request: Train) -> Trained | TrainingFailed:
-        self._source = source
-        return self._training.run(request)
 
 
 @dataclass(kw_only=True)

@@ -13,12 +13,13 @@ import asyncio
 import os
 import random
 import resource
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,9 @@ from headwater_protocol.identifiers import ChainId, RoundNumber
 from headwater_protocol.messages.announcement import round_key
 from headwater_shard.shardchain.records import BATCHES, ROUNDS, UPDATES, batch_key, update_key
 from headwater_shard.state.state import State
-from tests.support.hourly_device import HOUR_MS, Fleet, HourlyDevice, SharedTraining
+from tests.support.hourly_device import HOUR_MS, Fleet, HourlyDevice
+from tests.support.hourly_sensor import SharedTraining
+from tests.support.week_figures import Figures
 
 SHARD: Final = ChainId("shard-0")
 FIRST, SECOND = RoundNumber(1), RoundNumber(2)
@@ -56,45 +59,10 @@ SPARE_FILES: Final = 512
 FILES_A_DEVICE: Final = 8
 
 MEMORY: Final = Path("/dev/shm")
+STATE_BYTES: Final = 1_000_000
+"""Of a device's file with its log, at the most."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What came of it."""
-
-    devices: int
-    hours: int
-    """Without a network."""
-    storm_s: float
-    """From the first device that came back to the last one."""
-    taken_before: int
-    """Updates that were on the ledger before the week, without a receipt."""
-    receipts: int
-    """Of the first round, signed by a delegate and on the device's disk."""
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    """From an update's first departure after the week to its receipt on disk. Left out are those
-    on the ledger whose verdict came before they left again."""
-    p99_from_connecting_ms: float
-    """With the connection, and the random wait that spreads a fleet's updates."""
-    lost_updates: int
-    """Signed before the week, and not on the ledger as signed, or without a receipt."""
-    doubled_updates: int
-    """Commits on the ledger beyond one a device, and updates that their device held for lost and
-    put into its next one."""
-    readings: int
-    """Of the whole fleet, before and in the week."""
-    lost_readings: int
-    doubled_readings: int
-    """Against what the sensors said, in what the devices trained the second round on."""
-    second_round: int
-    """Updates of it on the ledger that count for exactly the readings."""
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,9 +392,11 @@ def _make_stage(devices: int, *, now_ms: int) -> Stage:
     return make_stage(scenario, folder=Path(), start_ms=now_ms)
 
 
-def find_memory() -> Path | None:
-    """A folder in memory, where there is one."""
-    return MEMORY if os.access(MEMORY, os.W_OK) else None
+def find_memory(devices: int) -> Path | None:
+    """A folder in memory with room for the fleet's files, where there is one."""
+    if not os.access(MEMORY, os.W_OK):
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free > devices * STATE_BYTES else None
 
 
 def _allow_files(needed: int) -> None:

@@ -32,12 +32,13 @@ def add(commands: "Commands", common: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import logging
 
-    from headwater_agent.guest.process import limit_threads
+    from headwater_agent.guest.process import limit_threads, share_heap
     from headwater_agent.shell.journal import make_handler
 
     # Before numpy is loaded: its linear algebra would start a thread a core, and nothing here is
     # large enough to gain from them.
     limit_threads()
+    share_heap()
     config = read_config(arguments)
     _require_extra()
     logging.basicConfig(level=arguments.log_level.upper(), handlers=[make_handler(os.environ)])
@@ -71,12 +72,11 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.data.problems import Problem, Problems
     from headwater_agent.data.source import make_source
     from headwater_agent.device import Device
-    from headwater_agent.enrol.renewal import make_renewer
     from headwater_agent.errors import DiskUnavailable
     from headwater_agent.genesis_file import load_genesis, require_pinned
     from headwater_agent.guest.host import Host
     from headwater_agent.guest.probes import Probes
-    from headwater_agent.guest.process import give_way
+    from headwater_agent.guest.process import give_memory_back, give_way
     from headwater_agent.keyfile import load_key
     from headwater_agent.shell.clock import SteadyClock
     from headwater_agent.shell.journal import tell
@@ -130,7 +130,11 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         )
         keeper.restore()
         source.open()
-        renewer = make_renewer(config, key)
+        renewer = None
+        if config.enrolment is not None:
+            from headwater_agent.enrol.renewal import make_renewer
+
+            renewer = make_renewer(config, key)
         shell = MqttShell(
             device=device,
             store=store,
@@ -149,6 +153,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         tell(logging.INFO, "started", examples=num_examples, device=device.id.hex())
         if renewer is not None:
             renewer.start()
+        give_memory_back()
         try:
             shell.run()
         finally:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.week_offline import Figures, find_memory, spend_week_offline
+from tests.support.week_figures import Figures
+from tests.support.week_offline import find_memory, spend_week_offline
 
 MAX_P99_MS = 1_000.0
 
 
 def spend_week(folder: Path, *, devices: int, storm_s: float) -> Figures:
-    with tempfile.TemporaryDirectory(dir=find_memory() or folder) as files:
+    with tempfile.TemporaryDirectory(dir=find_memory(devices) or folder) as files:
         return spend_week_offline(
             devices=devices, days=7, storm_s=storm_s, folder=folder / "gateway", files=Path(files)
         )
