@@ -325,7 +325,7 @@ class Device:
         if job is not None and job.look_again_ms is not None and now_ms >= job.look_again_ms:
             self._ask(job)
         if self._outbox.is_over(now_ms):
-            self._close_outbox(None, now_ms)
+            self._ask_or_close(now_ms)
         if not self._is_connected:
             return
         self._send_due(now_ms)
@@ -393,6 +393,9 @@ class Device:
             self._on_chunk(topic, message.payload, now_ms)
         elif topic.kind is TopicKind.RECEIPT and topic.device == self.id:
             self._on_receipt(message.payload, now_ms)
+        elif topic.kind is TopicKind.STATUS:
+            # Retained, public and no concern of a device; the embedded broker sends them unasked.
+            return
         else:
             raise OutOfBounds(f"this device does not listen to {message.topic}")
 
@@ -443,7 +446,7 @@ class Device:
         is_past = entry is not None and (round_.number > entry.round or not is_open)
         # A held one stays for its verdict, until that comes or the next update takes its place.
         if is_past and entry is not None and not entry.is_held:
-            self._close_outbox(None, now_ms)
+            self._ask_or_close(now_ms)
         if self._job is not None and (round_.number > self._job.round.number or not is_open):
             self._abandon(ReasonCode.STALE_ROUND, "the ledger went on")
         if not is_open or self._job is not None or round_.number <= self._state.last_signed_round:
@@ -553,6 +556,10 @@ class Device:
         if now_ms >= job.deadlines.collect_ms:
             self._abandon(ReasonCode.STALE_ROUND, "training ended after the round")
             raise StaleRound(f"training ended after round {trained.round}")
+        before = self._outbox.entry
+        if before is not None and not before.is_held:
+            # Nobody could be asked what became of it, and this one takes its place.
+            self._close_outbox(None, now_ms)
         rounding = derive_seed(self._entropy, trained.round, b"quantize")
         try:
             made = make_contribution(
@@ -619,8 +626,9 @@ class Device:
     def _on_training_failed(self, failed: TrainingFailed) -> None:
         if self._job is None or self._job.round.number != failed.round:
             raise StaleRound(f"a training result for round {failed.round}, which is over")
+        # Counted among the refusals, and told once, as the end of the round.
+        self._tally.add_rejection(failed.reason, failed.detail)
         self._abandon(failed.reason, failed.detail)
-        self._reject(failed.reason, failed.detail)
 
     def _abandon(self, reason: ReasonCode, detail: str) -> None:
         """Give the round up; it is not begun again, because its announcement is known."""
@@ -678,6 +686,8 @@ class Device:
         if receipt.reason not in TRANSIENT:
             self._persist(Changes(receipt=signed))
         self._notice(Event.REFUSED, receipt.round, receipt.reason)
+        if self._outbox.is_answered:
+            self._close_outbox(None, now_ms)
 
     def _on_verdict(self, signed: SignedReceipt, now_ms: int) -> None:
         receipt = signed.receipt
@@ -691,6 +701,13 @@ class Device:
             self._persist(Changes(receipt=signed))
         else:
             self._close_outbox(signed, now_ms)
+
+    def _ask_or_close(self, now_ms: int) -> None:
+        """The update's time is over: find out whether it counts, if there is anything to find."""
+        if self._outbox.may_be_taken and not self._outbox.is_over(now_ms, asks=True):
+            self._outbox.ask(now_ms)
+        else:
+            self._close_outbox(None, now_ms)
 
     def _close_outbox(self, verdict: SignedReceipt | None, now_ms: int) -> None:
         """Drop the update; where it never counted, its content returns to the residual."""

@@ -34,10 +34,22 @@ class StateInUse(StorageError):
         )
 
 
+class WrongState(StorageError):
+    """What is on disk is a state, and another one than the configuration means."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is the state of another device, network or format; name the right one with "
+            "the key state of the configuration"
+        )
+
+
 class DamagedState(StorageError):
     """What is on disk is no state; `path` was not changed."""
 
     def __init__(self, path: Path, problem: str) -> None:
+        # SQLite tells of a damaged page on lines of its own.
+        problem = " ".join(problem.split())
         super().__init__(
             f"{path} is damaged: {problem}; "
             "start the agent: it sets the file aside and tells the way back"
@@ -89,3 +101,9 @@ class DiskFailing(DiskUnavailable):
             f"the disk reports an error ({problem})",
             fix="look at dmesg, and replace the card or disk if it says I/O error",
         )
+
+
+class UnsoundProgram(InvalidMessage):
+    """A program that a trial did not survive."""
+
+    reason = ReasonCode.OUT_OF_BOUNDS

@@ -13,7 +13,7 @@
 from enum import IntEnum
 from typing import Final
 
-from headwater_agent.errors import DamagedState, DiskUnavailable, StateInUse
+from headwater_agent.errors import DamagedState, DiskUnavailable, StateInUse, WrongState
 from headwater_protocol.errors import ConfigError, HeadwaterError
 
 
@@ -35,7 +35,7 @@ NOT_RESTARTED: Final = (ExitCode.CONFIG, ExitCode.DAMAGED)
 def exit_code_of(error: HeadwaterError) -> ExitCode:
     """The code that a command ends with after `error`."""
     match error:
-        case ConfigError():
+        case ConfigError() | WrongState():
             return ExitCode.CONFIG
         case DamagedState():
             return ExitCode.DAMAGED

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from headwater_agent.data.keep import ExampleTable
-from headwater_agent.errors import DamagedState
+from headwater_agent.errors import DamagedState, WrongState
 from headwater_agent.machine.limits import MAX_RECEIPTS
 from headwater_agent.state import Changes, DeviceState
 from headwater_agent.storage.disk import MAX_LOG_PAGES, Database, Disk, RealDisk, explain_disk
@@ -59,7 +59,8 @@ class StateStore:
         StateInUse: If another process has it.
         DamagedState: If what is there is no database, or not whole.
         DiskUnavailable: If it cannot be written.
-        StorageError: If it is missing, or another device's or network's.
+        WrongState: If it is another device's or network's.
+        StorageError: If it is missing.
     """
 
     def __init__(
@@ -91,10 +92,7 @@ class StateStore:
             raise
         if not is_owner:
             self._abandon()
-            raise StorageError(
-                f"{path} is the state of another device, network or format; name the right one "
-                "with the key state of the configuration"
-            )
+            raise WrongState(path)
 
     def _prepare(self, device: DeviceId, network: Network | None) -> bool:
         """Make it durable, check it, and tell whether it is this device's."""

@@ -14,10 +14,11 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater_agent.errors import WrongDigest
+from headwater_agent.errors import UnsoundProgram, WrongDigest
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_models.dataset import Dataset
+from headwater_models.errors import InvalidProgram
 from headwater_models.normalisation import normalise
 from headwater_models.plan import training_plan
 from headwater_protocol.errors import HeadwaterError, InvalidMessage, OutOfBounds
@@ -25,6 +26,8 @@ from headwater_protocol.reasons import ReasonCode
 
 STOP_TIMEOUT_S: Final = 2.0
 """How long a stopping process waits for a run; the run is lost, and trained again next time."""
+
+FIX_PROGRAM: Final = "tell the task's sponsor; headwater-model check says what is wrong with it"
 
 Deliver = Callable[[Trained | TrainingFailed], None]
 
@@ -86,6 +89,9 @@ class LocalTraining:
         """
         try:
             return self._run(request)
+        except (InvalidProgram, UnsoundProgram, WrongDigest) as error:
+            reason = error.reason
+            detail = f"the program cannot be used: {error}; {FIX_PROGRAM}"
         except InvalidMessage as error:
             reason, detail = error.reason, str(error)
         except HeadwaterError as error:
@@ -111,7 +117,7 @@ class LocalTraining:
             raise OutOfBounds(
                 f"the program has {program.num_parameters} parameters in "
                 f"{len(program.tensor_sizes)} tensors, the task says "
-                f"{sum(request.tensor_sizes)} in {len(request.tensor_sizes)}"
+                f"{sum(request.tensor_sizes)} in {len(request.tensor_sizes)}; tell its sponsor"
             )
         _require_finite(request.parameters)
         examples = self._examples

@@ -100,6 +100,12 @@ class Program:
 _FOLDER = resources.files("headwater_models") / "programs"
 
 
+def is_shipped(data: bytes) -> bool:
+    """Whether `data` is, byte for byte, a program that comes with the package."""
+    files = (entry for entry in _FOLDER.iterdir() if entry.name.endswith(".tflite"))
+    return any(entry.read_bytes() == data for entry in files)
+
+
 def list_programs() -> tuple[str, ...]:
     """Return the names of the programs that come with the package, sorted."""
     names = (entry.name for entry in _FOLDER.iterdir())

@@ -293,7 +293,8 @@ class Trainer:
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= program.num_classes:
             raise InvalidExamples(
-                f"labels are {lowest} to {highest}, they may be 0 to {program.num_classes - 1}"
+                f"labels are {lowest} to {highest}, they may be 0 to {program.num_classes - 1}; "
+                "correct them, or the classes' names"
             )
 
 

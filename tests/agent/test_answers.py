@@ -8,15 +8,21 @@ import pytest
 from headwater_agent.machine.effects import Persist, Publish
 from headwater_agent.machine.inputs import Arrived, Connected, Connecting, Disconnected
 from headwater_agent.machine.limits import MAX_RECEIPTS, DeviceLimits
+from headwater_agent.machine.outbox import MAX_QUESTIONS
 from headwater_protocol.chain.block import NO_DIGEST
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import Digest, RoundNumber, Signature, Units
 from headwater_protocol.messages.receipt import Stage, decode_receipt
+from headwater_protocol.messages.update import Update
+from headwater_protocol.model.payload import decode_payload
+from headwater_protocol.model.quantized_delta import dequantize
 from headwater_protocol.reasons import ReasonCode
 from tests.support.agent_support import (
+    BASE,
     COLLECT_MS,
     DELTA,
+    PROGRAM,
     START_MS,
     Net,
     World,
@@ -43,6 +49,10 @@ def test_update_without_a_receipt_is_sent_again_with_growing_waits_until_the_dea
         if updates := updates_in(world.run_timers(due_ms)):
             assert updates == [update]
             sent_ms.append(world.now_ms - START_MS)
+    questions = [at_ms for at_ms in sent_ms if at_ms >= COLLECT_MS]
+    assert len(questions) == MAX_QUESTIONS
+    assert questions[-1] < COLLECT_MS + MAX_QUESTIONS * 8_000
+    sent_ms = sent_ms[: -len(questions)]
     waits = np.diff([0, *sent_ms])
     for wait, shortest in zip(waits[:4], (500, 1_000, 2_000, 4_000), strict=True):
         assert shortest <= wait <= 2 * shortest
@@ -222,9 +232,11 @@ def test_device_that_is_always_late_carries_one_round_at_the_most() -> None:
 def test_new_announcement_closes_the_round_before() -> None:
     world = World()
     world.connect()
-    world.sign_round(1)
+    update = world.sign_round(1)
+    for gateway in (0, 1):
+        world.tell(world.net.answered(update, ReasonCode.WRONG_BASE, gateway=gateway))
     effects = world.tell(world.net.announced(2))
-    assert shape_of(effects)[:2] == ["persist", "notice returned stale_round"]
+    assert shape_of(effects)[:2] == ["persist", "notice returned wrong_base"]
 
 
 def test_held_update_waits_for_its_verdict_until_the_next_one_is_signed() -> None:
@@ -309,3 +321,66 @@ def test_update_signed_while_disconnected_goes_out_on_connecting() -> None:
     world.tell(Connecting())
     world.tell(Connected(session=world.device.state.session))
     assert updates_in(world.run_timers(START_MS + 3_000))
+
+
+def lose_the_receipt(world: World) -> Update:
+    """Send an update whose receipt is lost, and hear of the next round only."""
+    world.connect()
+    update = world.sign_round(1)
+    world.tell(Disconnected())
+    world.now_ms = END_MS + 1_000
+    world.restart()
+    world.connect()
+    world.tell(world.net.announced(2))
+    return update
+
+
+def test_update_whose_receipt_was_lost_is_asked_about_before_it_is_given_back() -> None:
+    world = World()
+    update = lose_the_receipt(world)
+    before = residual_of(world).copy()
+    assert updates_in(world.run_timers(world.now_ms + 2_000)) == [update]
+    world.tell(world.net.answered(update))
+    world.begin_round(2)
+    world.run_timers(END_MS + 3 * COLLECT_MS)
+    np.testing.assert_array_equal(residual_of(world), before)
+
+
+def test_update_that_the_ledger_lacks_is_given_back_at_one_delegates_word() -> None:
+    world = World()
+    update = lose_the_receipt(world)
+    world.run_timers(world.now_ms + 2_000)
+    effects = world.tell(world.net.answered(update, ReasonCode.STALE_ROUND))
+    assert "notice returned stale_round" in shape_of(effects)
+    assert world.disk.outbox is None
+    np.testing.assert_allclose(residual_of(world), DELTA, atol=1e-6)
+    assert not updates_in(world.run_timers(world.now_ms + 10_000))
+
+
+def test_update_that_nobody_answers_for_is_given_back_to_the_next_one() -> None:
+    world = World()
+    lose_the_receipt(world)
+    world.tell(*world.net.pieces(BASE), *world.net.pieces(PROGRAM))
+    zeros = np.zeros_like(DELTA)
+    (following,) = updates_in(world.train(2, delta=zeros))
+    assert following.round == 2
+    sent = decode_payload(
+        following.payload,
+        tensor_sizes=world.net.task.tensor_sizes,
+        bits=world.net.task.codec.bits,
+        fraction_bits=world.net.task.fraction_bits,
+        max_bytes=1 << 20,
+    )
+    np.testing.assert_allclose(dequantize(sent) + residual_of(world), DELTA, atol=1e-6)
+
+
+def test_update_that_never_left_is_given_back_at_once() -> None:
+    world = World()
+    world.connect()
+    world.begin_round(1)
+    world.tell(Disconnected())
+    assert not updates_in(world.train(1))
+    world.now_ms = END_MS + 1_000
+    world.connect()
+    effects = world.tell(world.net.announced(2))
+    assert "notice returned stale_round" in shape_of(effects)

@@ -2,12 +2,12 @@
 
 import os
 import re
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -54,12 +54,18 @@ def test_help_loads_neither_numpy_nor_a_broker_client() -> None:
     assert "init" in done.stdout
 
 
+def child_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_instant() -> None:
+    # Of the processor: how long it takes on the wall is as much the other tests' doing.
     durations = []
     for _ in range(3):
-        start_s = time.monotonic()
+        start_s = child_s()
         assert run_process("-m", "headwater_agent.cli", "--help").returncode == 0
-        durations.append(time.monotonic() - start_s)
+        durations.append(child_s() - start_s)
     assert min(durations) < 0.3
 
 

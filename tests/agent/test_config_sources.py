@@ -38,7 +38,7 @@ def test_the_stronger_source_wins_and_is_named(tmp_path: Path) -> None:
     assert found["state"].source is Source.FILE
     assert (found["limits.max_outbox_days"].source, found["limits.max_outbox_days"].value) == (
         Source.DEFAULT,
-        7,
+        14,
     )
 
 

@@ -266,3 +266,55 @@ def test_bit_rot_in_the_tables_is_found_at_the_start(tmp_path: Path) -> None:
     with pytest.raises((DamagedState, StorageError)) as caught:
         open_store(path)
     assert isinstance(caught.value, DamagedState)
+
+
+def test_a_damaged_page_is_told_in_one_line(tmp_path: Path) -> None:
+    error = DamagedState(tmp_path / "device.db", "*** in database main ***\nPage 2: corruption\n")
+    assert "\n" not in str(error)
+    assert error.problem == "*** in database main *** Page 2: corruption"
+
+
+def test_status_tells_the_way_back_after_a_state_was_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_home(tmp_path)
+    (tmp_path / "device.db").write_bytes(b"no database" * 1_000)
+    assert main(["run", "--config", str(config)]) == ExitCode.DAMAGED
+    capsys.readouterr()
+    for command in ("status", "run"):
+        assert main([command, "--config", str(config)]) == ExitCode.CONFIG
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "kept as device.db.damaged-" in told
+        assert "run --new-state" in told
+
+
+def test_a_disk_without_room_for_the_logs_index_is_full_and_not_failing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    path = tmp_path / "device.db"
+    assert isinstance(explain_disk(path, error), DiskFailing)
+    found = list(os.statvfs(tmp_path))
+    found[4] = 0
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
+    assert isinstance(explain_disk(path, error), DiskFull)
+
+
+def test_a_wrong_pin_begins_no_state(tmp_path: Path) -> None:
+    config = make_home(tmp_path)
+    (tmp_path / "device.db").unlink()
+    options = ["--new-state", "--set", "network=" + "0" * 64]
+    assert main(["run", "--config", str(config), *options]) == ExitCode.CONFIG
+    assert not (tmp_path / "device.db").exists()
+
+
+def test_the_state_of_another_device_is_to_be_corrected_and_not_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_home(tmp_path)
+    (tmp_path / "device.key").unlink()
+    create_key(tmp_path / "device.key", b"x" * 32)
+    assert main(["run", "--config", str(config)]) == ExitCode.CONFIG
+    assert capsys.readouterr().err.count("\n") == 1

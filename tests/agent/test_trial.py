@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 
+from headwater_agent.errors import UnsoundProgram
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
 from headwater_agent.training import LocalTraining
-from headwater_agent.trial import UnsoundProgram, try_program
+from headwater_agent.trial import try_program, try_stranger
 from headwater_models.dataset import Dataset
 from headwater_models.program import Program
 from headwater_protocol.crypto.hashing import blob_digest
@@ -103,3 +104,13 @@ def test_truncated_and_damaged_programs_are_refused_with_a_reason() -> None:
         except InvalidMessage:
             refused += 1
     assert refused > 30
+
+
+def test_a_program_of_this_installation_is_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bytes] = []
+    monkeypatch.setattr("headwater_agent.trial.try_program", tried.append)
+    try_stranger(PROGRAM.data)
+    assert tried == []
+    changed = PROGRAM.data[:-1] + bytes([PROGRAM.data[-1] ^ 1])
+    try_stranger(changed)
+    assert tried == [changed]

@@ -14,9 +14,10 @@ def test_the_page_leads_from_founding_to_running_on_both_sides() -> None:
         ("gateway", ""),
         ("gateway", "serve"),
         ("device", "serve"),
+        ("device", ""),
     ]
-    assert "pip install" in blocks[1].script
-    assert blocks[-1].script.endswith("headwater-agent run\n")
+    assert "install-agent.sh" in blocks[1].script
+    assert blocks[5].script.endswith("headwater-agent run\n")
 
 
 def test_only_marked_blocks_are_followed() -> None:

@@ -33,6 +33,8 @@ NUM_DEVICES: Final = 2
 NUM_VALIDATION, NUM_EXAMPLES = 120, 60
 LEFT_OUT: Final = (".venv*", ".arm-root", ".git", "__pycache__", ".*_cache", "dist", "net", "build")
 """Of the copy of the tree that stands for the reader's clone."""
+ENVIRONMENT: Final = "opt/headwater"
+"""Where the page's script puts it."""
 PI: Final = "pi@raspberrypi.local:"
 TRAINING: Final = re.compile(r"^(\S+)Z .*event=training round=(\d+) ", re.MULTILINE)
 SIGNED: Final = re.compile(r"^(\S+)Z .*event=signed round=(\d+) .* (\d+) steps", re.MULTILINE)
@@ -145,7 +147,7 @@ class _Walk:
         said = self._run(self._machine.command(script), block)
         if block.kind == "install":
             self._install_s = time.monotonic() - began_s
-            environment_mb = disk_mb(self._machine.home / "headwater")
+            environment_mb = disk_mb(self._machine.root / ENVIRONMENT)
             self._packages_mb = self._disk_mb() - before_mb - environment_mb
         if found := re.search(r"^([0-9a-f]{64})$", said, re.MULTILINE):
             self._replacements["DEVICE"] = found.group(1)
@@ -226,7 +228,7 @@ class _Walk:
             machine=self._describe(),
             install_s=self._install_s,
             packages_mb=self._packages_mb,
-            environment_mb=disk_mb(self._machine.home / "headwater"),
+            environment_mb=disk_mb(self._machine.root / ENVIRONMENT),
             peak_mb=self._peak_bytes / 1e6,
             step_ms=step_ms,
             num_steps=num_steps,

@@ -32,12 +32,13 @@ def add(commands: "Commands", common: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import logging
 
-    from headwater_agent.guest.process import limit_threads
+    from headwater_agent.guest.process import limit_threads, share_heap
     from headwater_agent.shell.journal import make_handler
 
     # Before numpy is loaded: its linear algebra would start a thread a core, and nothing here is
     # large enough to gain from them.
     limit_threads()
+    share_heap()
     config = read_config(arguments)
     _require_extra()
     logging.basicConfig(level=arguments.log_level.upper(), handlers=[make_handler(os.environ)])
@@ -71,20 +72,20 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     from headwater_agent.data.problems import Problem, Problems
     from headwater_agent.data.source import make_source
     from headwater_agent.device import Device
-    from headwater_agent.enrol.renewal import make_renewer
     from headwater_agent.errors import DiskUnavailable
-    from headwater_agent.genesis_file import load_genesis
+    from headwater_agent.genesis_file import load_genesis, require_pinned
     from headwater_agent.guest.host import Host
     from headwater_agent.guest.probes import Probes
-    from headwater_agent.guest.process import give_way
+    from headwater_agent.guest.process import give_memory_back, give_way
     from headwater_agent.keyfile import load_key
     from headwater_agent.shell.clock import SteadyClock
     from headwater_agent.shell.journal import tell
     from headwater_agent.shell.mqtt import MqttShell
     from headwater_agent.shell.notify import Notifier
+    from headwater_agent.storage.aside import tell_missing
     from headwater_agent.store import StateStore
     from headwater_agent.training import LocalTraining
-    from headwater_agent.trial import try_program
+    from headwater_agent.trial import try_stranger
     from headwater_protocol.crypto.hashing import Domain, hash_bytes
     from headwater_protocol.identifiers import ChainId, Network
 
@@ -100,11 +101,13 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
     problems = Problems(tell_problem)
     source = make_source(config.data, entropy=entropy, problems=problems, clock=clock.now_ms)
     network = Network(config.network)
+    # A state that is begun belongs to the network of its first use: it has to be the right one.
+    require_pinned(genesis, network)
     if not creates_state and not config.state.exists():
         raise ConfigError(
             "state",
             f"{config.state} does not exist",
-            fix="if it was lost, wait until the current round is over and start with --new-state",
+            fix=tell_missing(config.state),
         )
     with StateStore(
         config.state, device=key.device, network=network, creates=creates_state
@@ -127,11 +130,15 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         )
         keeper.restore()
         source.open()
-        renewer = make_renewer(config, key)
+        renewer = None
+        if config.enrolment is not None:
+            from headwater_agent.enrol.renewal import make_renewer
+
+            renewer = make_renewer(config, key)
         shell = MqttShell(
             device=device,
             store=store,
-            training=LocalTraining(source, num_threads=config.guest.cores, trial=try_program),
+            training=LocalTraining(source, num_threads=config.guest.cores, trial=try_stranger),
             config=config,
             clock=clock,
             host=Host(config.guest, Probes().read),
@@ -146,6 +153,7 @@ def _serve(config: "AgentConfig", *, creates_state: bool) -> int:
         tell(logging.INFO, "started", examples=num_examples, device=device.id.hex())
         if renewer is not None:
             renewer.start()
+        give_memory_back()
         try:
             shell.run()
         finally:

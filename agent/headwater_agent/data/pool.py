@@ -73,11 +73,8 @@ class Pool:
         self._lock = threading.Lock()
         self._reservoir = self._make()
         self.problems = problems
-
-    @property
-    def fingerprint(self) -> bytes:
+        self.fingerprint = config.fingerprint
         """What the examples are of."""
-        return self._config.fingerprint
 
     @property
     def num_examples(self) -> int:

@@ -120,8 +120,13 @@ class SensorStream:
             self._label = self._labels.number(read_label(find_value(body, label.path)))
 
     def _take_values(self, topic: str, payload: bytes, now_ms: int) -> None:
+        bodies: dict[bool, object] = {}
         for reading in self._readings_of(topic):
-            body = decode_payload(payload, is_json=bool(reading.path))
+            is_json = bool(reading.path)
+            if is_json not in bodies:
+                # Once for all fields of a message: they are many, and so are the messages.
+                bodies[is_json] = decode_payload(payload, is_json=is_json)
+            body = bodies[is_json]
             self._values[reading] = _Value(
                 number=read_number(find_value(body, reading.path)), arrived_ms=now_ms
             )

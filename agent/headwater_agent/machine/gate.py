@@ -84,11 +84,16 @@ class Gate:
     def open_epoch(self, payload: bytes, now_ms: int) -> bool:
         """Follow an election; whether it was news.
 
+        An epoch before the one that is trusted is none, true or forged: a broker retains what was
+        published last, which may be long ago.
+
         Raises:
             InvalidMessage: If it does not decode or does not follow from what is trusted.
         """
         update = self._reader.epoch(payload)
         known = self._trust.trusted
+        if update.epoch.epoch < known.epoch.epoch:
+            return False
         if update.epoch == known.epoch and update.header.time_ms <= known.time_ms:
             return False
         self._trust = self._reader.advance(

@@ -25,7 +25,7 @@ class DeviceLimits:
     """Of a training program."""
     max_outbox_bytes: int = 1024 * 1024
     """Of the one signed update that waits for its receipt; a larger one is never signed."""
-    max_outbox_days: int = 7
+    max_outbox_days: int = 14
     """How long a signed update waits to be sent, by the device's clock, if its round lasts so long;
     then it is dropped and counted, and what it held returns to the residual."""
     first_resend_ms: int = 5_000

@@ -10,7 +10,7 @@ from headwater_agent.config_sources import load_layers
 from headwater_agent.data.config import SensorBroker, TopicSource
 from headwater_agent.data.problems import Problems
 from headwater_agent.data.source import make_source
-from headwater_agent.genesis_file import load_genesis
+from headwater_agent.genesis_file import load_genesis, require_pinned
 from headwater_agent.keyfile import load_key
 from headwater_agent.report.check import Check, run_check
 from headwater_agent.report.machine_checks import (
@@ -23,7 +23,6 @@ from headwater_agent.shell.clock import utc_ms
 from headwater_agent.storage.reading import Stored, is_in_use, read_stored
 from headwater_models.dataset import Dataset
 from headwater_models.program import Program
-from headwater_protocol.chain.genesis import genesis_network
 from headwater_protocol.errors import ConfigError, HeadwaterError
 from headwater_protocol.light.client import make_trusted
 
@@ -60,10 +59,22 @@ def examine(path: Path, *, environment: Mapping[str, str], options: Iterable[str
     ]
     for index, address in enumerate(config.brokers):
         name = "broker" if len(config.brokers) == 1 else f"broker {index + 1}"
-        checks.append(
-            run_check(name, partial(check_broker, address, login=config.login, tls=config.tls))
-        )
+        checks.append(run_check(name, partial(_check_broker, config, address, stored)))
     return checks
+
+
+def _check_broker(config: AgentConfig, address: BrokerAddress, stored: Stored | None) -> str:
+    """Connect, or believe the running agent.
+
+    To a broker that goes by certificates both are one client, and a second session would end the
+    first.
+    """
+    report = {} if stored is None else stored.report
+    link = report.get("connection")
+    told = (link.get("broker"), link.get("is_connected")) if isinstance(link, dict) else None
+    if told == (str(address), True) and is_in_use(config.state):
+        return f"the running agent is connected to {address}"
+    return check_broker(address, login=config.login, tls=config.tls)
 
 
 def _check_key(config: AgentConfig) -> str:
@@ -73,13 +84,7 @@ def _check_key(config: AgentConfig) -> str:
 
 def _check_genesis(config: AgentConfig) -> str:
     genesis = load_genesis(config.genesis)
-    found = genesis_network(genesis)
-    if found != config.network:
-        raise ConfigError(
-            "network",
-            f"the genesis has the digest {found.hex()}",
-            fix="get the genesis of the network that you pinned, or correct the pin",
-        )
+    require_pinned(genesis, config.network)
     if config.shard not in genesis.shards:
         fix = "one of " + ", ".join(genesis.shards)
         raise ConfigError("shard", f"{config.shard} is not in the genesis", fix=fix)
@@ -156,4 +161,11 @@ def _check_program(config: AgentConfig, stored: Stored | None) -> str:
         return f"{program.digest.hex()[:16]} takes {program.input_shape}"
     dataset = _read_examples(config, Problems())
     dataset.reshaped(program.input_shape)
+    highest = int(dataset.labels.max())
+    if highest >= program.num_classes:
+        raise ConfigError(
+            "data",
+            f"a label is {highest}, the program knows 0 to {program.num_classes - 1}",
+            fix="correct the labels, or data.classes",
+        )
     return f"{program.digest.hex()[:16]} takes {program.input_shape}, and the data fit"

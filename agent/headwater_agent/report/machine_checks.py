@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from headwater_agent.config import BrokerAddress, Login, Tls
-from headwater_agent.errors import DiskFull
+from headwater_agent.errors import DiskFull, UnsoundProgram
 from headwater_agent.machine.effects import OpenConnection, Publish
 from headwater_agent.shell.connection import CONNECT_TIMEOUT_S, Connection
 from headwater_agent.shell.problems import SETS_CLOCK
 from headwater_agent.storage.disk import explain_disk
 from headwater_agent.storage.files import SystemCalls
+from headwater_agent.trial import try_program
+from headwater_models.program import Program, list_programs
 from headwater_protocol.errors import ConfigError, TransportError
 
 PACKAGES: Final = ("cbor2", "numpy", "pycryptodome", "paho-mqtt")
@@ -47,15 +49,20 @@ def check_runtime() -> str:
 
 
 def _require_loadable() -> None:
-    """A wheel of another processor or of another numpy fails only when it is loaded."""
+    """A wheel of another processor or of another numpy fails only when it is loaded, or run."""
+    fix = (
+        f"{REINSTALLS}; tflite-runtime needs numpy < 2, and on armv7 "
+        "--extra-index-url https://www.piwheels.org/simple"
+    )
     try:
         from headwater_models import trainer  # noqa: F401, PLC0415
     except (ImportError, OSError, RuntimeError) as error:
-        fix = (
-            f"{REINSTALLS}; tflite-runtime needs numpy < 2, and on armv7 "
-            "--extra-index-url https://www.piwheels.org/simple"
-        )
         raise ConfigError("TFLite runtime", f"does not load: {error}", fix=fix) from None
+    try:
+        try_program(Program.load(list_programs()[-1]).data)
+    except UnsoundProgram as error:
+        # A wheel of a newer processor ends the process that runs a step.
+        raise ConfigError("TFLite runtime", str(error), fix=fix) from None
 
 
 def find_version(name: str) -> str | None:

@@ -70,7 +70,7 @@ def format_status(status: Mapping[str, object], *, now_ms: int) -> Rows:
         ("model", str(status["model"] or "none heard of yet")),
         ("data", _format_data(status)),
         ("guest", _format_guest(_mapping(status["guest"]))),
-        ("outbox", _format_outbox(outbox)),
+        ("outbox", _format_outbox(outbox, now_ms=now_ms)),
         (
             "budget",
             f"{totals['rounds_signed']} rounds, {totals['examples_signed']} examples, "
@@ -157,12 +157,15 @@ def _format_connection(connection: Mapping[str, object]) -> str:
     return f"{broker}, not connected" + (f": {problem}" if problem else "")
 
 
-def _format_outbox(outbox: Mapping[str, object]) -> str:
+def _format_outbox(outbox: Mapping[str, object], *, now_ms: int) -> str:
     if not outbox["updates"]:
         return f"empty, {outbox['dropped']} dropped"
     held = "held by a gateway, waits for its verdict" if outbox["is_held"] else "waits to be sent"
-    until = _format_time(_integer(outbox["until_ms"]))
-    return f"update of round {outbox['round']}, {outbox['bytes']} bytes, {held} until {until}"
+    until_ms = _integer(outbox["until_ms"])
+    told = f"update of round {outbox['round']}, {outbox['bytes']} bytes"
+    if not outbox["is_held"] and until_ms <= now_ms:
+        return f"{told}; its round is over, and it waits to hear whether it counts"
+    return f"{told}, {held} until {_format_time(until_ms)}"
 
 
 def _since(status: Mapping[str, object], now_ms: int) -> str:

@@ -40,6 +40,8 @@ MAX_PACKET_BYTES: Final = (
 """Of an incoming message; a larger one ends the connection before it is read."""
 
 
+LOST: Final = "the broker or the network ended the session; it is made again"
+"""paho's own word for it is "Unspecified error"."""
 MAX_OUTGOING_PACKETS: Final = 256
 """Acknowledgements that a broker does not read while it sends on."""
 PUBLISH_BITS: Final = 0x30
@@ -227,7 +229,7 @@ class Connection:
         reason: MqttReasonCode,
         properties: Properties | None,
     ) -> None:
-        self.problem = self.problem or self._socket_error or str(reason)
+        self.problem = self.problem or self._socket_error or LOST
         self.is_closed = True
 
     def _on_log(self, client: mqtt.Client, userdata: object, level: int, text: str) -> None:

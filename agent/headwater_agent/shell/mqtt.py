@@ -44,6 +44,7 @@ from headwater_agent.machine.inputs import (
     Trained,
     TrainingFailed,
 )
+from headwater_agent.shell.advice import advise_on_message, advise_on_refusal, advise_on_round
 from headwater_agent.shell.clock import SteadyClock
 from headwater_agent.shell.connection import CONNECT_TIMEOUT_S, Connection
 from headwater_agent.shell.journal import tell
@@ -53,7 +54,6 @@ from headwater_agent.shell.reporter import Reporter
 from headwater_agent.store import StateStore
 from headwater_agent.training import TrainingWorker, TrainsPrograms
 from headwater_protocol.errors import TransportError
-from headwater_protocol.reasons import MEANINGS
 
 MAX_WAIT_MS: Final = 1_000
 """Longest wait in `select`: keepalives and a clock that was set are seen within this time."""
@@ -344,27 +344,25 @@ class MqttShell:
 
     def _tell_notice(self, notice: Notice) -> None:
         level = logging.WARNING if notice.event is Event.ABANDONED else logging.INFO
-        tell(
-            level,
-            notice.event,
-            round=notice.round,
-            reason=notice.reason,
-            detail=notice.detail,
-        )
-        if notice.event in {Event.ABANDONED, Event.REFUSED}:
-            text = f"round {notice.round} {notice.event}: {notice.detail or notice.reason}; "
-            self.reporter.note_error(text + MEANINGS[notice.reason], now_ms=self._clock.now_ms())
+        fix: str | None = None
+        if notice.event is Event.ABANDONED:
+            fix = advise_on_round(notice.reason, notice.detail)
+        elif notice.event is Event.REFUSED:
+            fix = advise_on_refusal(notice.reason)
+        told = {"reason": notice.reason, "detail": notice.detail} | ({"fix": fix} if fix else {})
+        tell(level, notice.event, round=notice.round, **told)
+        if fix is not None:
+            text = f"round {notice.round} {notice.event}: {notice.detail or notice.reason}"
+            self._note_problem(text, fix)
 
     def _tell_rejected(self, effect: Rejected) -> None:
-        tell(
-            logging.WARNING,
-            "rejected",
-            reason=effect.reason,
-            count=effect.count,
-            detail=effect.detail,
-        )
-        text = f"a message was refused: {effect.detail}; {MEANINGS[effect.reason]}"
-        self.reporter.note_error(text, now_ms=self._clock.now_ms())
+        fix = advise_on_message(effect.reason, effect.detail)
+        told = {"detail": effect.detail} | ({"fix": fix} if fix else {})
+        tell(logging.WARNING, "rejected", reason=effect.reason, count=effect.count, **told)
+        self._note_problem(f"a message was refused: {effect.detail}", fix)
+
+    def _note_problem(self, text: str, fix: str) -> None:
+        self.reporter.note_error(f"{text}; {fix}" if fix else text, now_ms=self._clock.now_ms())
 
     def _note(self, level: int, event: str, text: str) -> None:
         tell(level, event, detail=text)

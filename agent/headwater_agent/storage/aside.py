@@ -28,6 +28,23 @@ def set_aside(path: Path, now: datetime) -> Path:
     return target
 
 
+def tell_missing(path: Path) -> str:
+    """The fix where there is no state at `path`."""
+    pattern = f"{path.name}.damaged-*Z*"
+    kept = sorted(
+        found.name for found in path.parent.glob(pattern) if found.name[-4:] not in {"-wal", "-shm"}
+    )
+    if kept:
+        return (
+            f"a damaged one is kept as {kept[-1]}: restore a copy from before the current round, "
+            "or, once the current round is over, start with headwater-agent run --new-state"
+        )
+    return (
+        "name the right one, or, if it was lost, wait until the current round is over and start "
+        "with headwater-agent run --new-state"
+    )
+
+
 def tell_way_back(error: DamagedState, kept: Path) -> str:
     """The one line for the owner."""
     return (

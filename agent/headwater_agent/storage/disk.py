@@ -174,10 +174,21 @@ def explain_disk(path: Path, error: Exception) -> StorageError:
     if primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return DiskReadOnly(path)
     if primary == sqlite3.SQLITE_IOERR:
-        return DiskReadOnly(path) if is_read_only(path) else DiskFailing(path, str(error))
+        if is_read_only(path):
+            return DiskReadOnly(path)
+        # Where there is no room for the log's index, SQLite says this and no more.
+        return DiskFull(path) if is_full(path) else DiskFailing(path, str(error))
     if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StateInUse(path)
     return StorageError(f"{path}: {error}")
+
+
+def is_full(path: Path) -> bool:
+    """Whether the file system under `path` has not a block left."""
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
 
 
 def is_read_only(path: Path) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from headwater_agent.errors import DamagedState
 from headwater_agent.state import DeviceState
+from headwater_agent.storage.aside import tell_missing
 from headwater_agent.storage.disk import BUSY_TIMEOUT_S, explain_disk, lock_path
 from headwater_agent.storage.loading import get_entry, load_state
 from headwater_agent.storage.proofs import load_proofs, load_totals
@@ -101,9 +102,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         path.stat()
     except FileNotFoundError:
-        raise ConfigError(
-            "state", f"{path} does not exist", fix="make one with headwater-agent init"
-        ) from None
+        raise ConfigError("state", f"{path} does not exist", fix=tell_missing(path)) from None
     except OSError as error:
         raise ConfigError("state", f"{path}: {error.strerror}", fix="ask with sudo") from None
     try:

@@ -9,6 +9,7 @@ from headwater_agent.cli import main
 from headwater_agent.config import load_config
 from headwater_agent.keyfile import load_key
 from headwater_agent.machine.effects import Persist
+from headwater_agent.machine.limits import DAY_MS
 from headwater_agent.report.doctor import examine
 from headwater_agent.report.machine_checks import check_clock
 from headwater_agent.report.status import make_status
@@ -51,6 +52,8 @@ def run_rounds(store: StateStore, net: Net) -> World:
     world.now_ms = START_MS + COLLECT_MS
     world.sign_round(2)
     world.run_timers(START_MS + 3 * COLLECT_MS)
+    # Nobody answers: it is asked about for days, and then given up.
+    world.run_timers(START_MS + 30 * DAY_MS)
     for effect in world.trace:
         if isinstance(effect, Persist):
             store.apply(effect.changes)
@@ -139,7 +142,7 @@ def test_status_of_a_device_without_state_names_the_fix(
 ) -> None:
     (home.parent / "device.db").unlink()
     assert main(["status", "--config", str(home)]) == 2
-    assert "headwater-agent init" in capsys.readouterr().err
+    assert "headwater-agent run --new-state" in capsys.readouterr().err
 
 
 def test_receipts_are_exported_as_bytes_that_verify(
@@ -183,6 +186,20 @@ def test_doctor_is_content_with_a_device_that_is_set_up(
         *("runtime", "config", "key", "genesis", "state", "disk", "clock", "data"),
         *("program", "broker"),
     }
+
+
+def test_doctor_leaves_the_session_of_a_running_agent_alone(home: Path) -> None:
+    config = load_config(home)
+    device = load_key(config.key).device
+    link = {"broker": str(config.brokers[0]), "is_connected": True}
+    with StateStore(config.state, device=device, network=None, creates=False) as store:
+        store.write_report(json.dumps({"connection": link}))
+        assert "broker" not in failing(home)
+        store.write_report(json.dumps({"connection": link | {"is_connected": False}}))
+        assert "nothing listens" in failing(home)["broker"]
+    with StateStore(config.state, device=device, network=None, creates=False) as store:
+        store.write_report(json.dumps({"connection": link}))
+    assert "nothing listens" in failing(home)["broker"]
 
 
 def failing(path: Path, *options: str) -> dict[str, str]:

@@ -109,7 +109,8 @@ def test_what_a_certified_block_says_of_the_time_outweighs_a_clock_that_is_behin
 
 def test_an_update_waits_no_longer_than_its_days(monkeypatch: pytest.MonkeyPatch) -> None:
     # Rounds of the builders last a minute, so a day is made shorter.
-    monkeypatch.setattr("headwater_agent.device.DAY_MS", 10_000)
+    for module in ("device", "machine.outbox"):
+        monkeypatch.setattr(f"headwater_agent.{module}.DAY_MS", 10_000)
     world = World(limits=DeviceLimits(max_outbox_days=2))
     world.connect()
     world.sign_round(1)
@@ -118,5 +119,9 @@ def test_an_update_waits_no_longer_than_its_days(monkeypatch: pytest.MonkeyPatch
     assert entry.deadline_ms == START_MS + 20_000
     world.device.on_timer(START_MS + 19_999)
     assert world.device.state.outbox == entry
+    # It had left, so it is asked about for as long again.
     world.device.on_timer(START_MS + 20_000)
+    world.device.on_timer(START_MS + 39_999)
+    assert world.device.state.outbox == entry
+    world.device.on_timer(START_MS + 40_000)
     assert world.device.state.outbox is None
