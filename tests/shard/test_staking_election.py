@@ -115,6 +115,16 @@ def test_the_draw_is_the_same_for_a_seed_and_even_over_seeds() -> None:
     assert sorted(Draw(blob_digest(b"b")).shuffle(row)) == sorted(row)
 
 
+def test_every_order_is_drawn_as_often_as_another() -> None:
+    row = names(3)
+    orders: dict[tuple[bytes, ...], int] = {}
+    for index in range(1_200):
+        order = tuple(Draw(blob_digest(b"%d" % index)).shuffle(row))
+        orders[order] = orders.get(order, 0) + 1
+    assert len(orders) == 6
+    assert all(140 < count < 260 for count in orders.values())
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     num_shards=st.integers(1, 5),
