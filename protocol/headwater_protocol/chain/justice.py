@@ -11,8 +11,8 @@
 
 Signing twice is never an accident of an honest validator, whose signed state is on disk before a
 signature leaves, and it is what breaks consensus: it ends a validator for good. The others end its
-term. All stake behind the validator at the time of the offence is slashed alike, whoever owns it; a
-tenth of that goes to the reporter, the rest is burned.
+term. All stake behind the validator since the election that put it in office is slashed alike,
+whoever owns it; a tenth of that goes to the reporter, the rest is burned.
 
 A validator that is jailed or tombstoned is not elected at the end of the epoch. Until then it stays
 in its committees and its votes count: a quorum has to mean the same to everybody for the whole
