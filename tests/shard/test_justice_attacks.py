@@ -12,7 +12,12 @@ from headwater_protocol.chain.evidence import (
 )
 from headwater_protocol.chain.justice import SubmitEvidence
 from headwater_protocol.chain.round import Round
-from headwater_protocol.chain.stake import RedelegateStake, UndelegateStake
+from headwater_protocol.chain.stake import (
+    DelegateStake,
+    RedelegateStake,
+    UndelegateStake,
+    WithdrawStake,
+)
 from headwater_protocol.chain.transaction import AttestMerge, AttestModel, PostScores
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
@@ -26,9 +31,10 @@ from headwater_protocol.identifiers import (
 )
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.mainchain.records import UNBONDINGS, stake_key
+from headwater_shard.mainchain.records import ACCOUNTS, UNBONDINGS, stake_key
 from headwater_shard.mainchain.staking.election import get_elected
 from headwater_shard.mainchain.staking.pool import get_worth
+from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.shardchain.records import BATCHES, ROUNDS, batch_key
 from tests.support.justice import (
     PARAMETERS,
@@ -202,6 +208,11 @@ def leave(trial: Trial, who: SecretKey, *, how: str) -> bytes:
     )
 
 
+def balance_of(trial: Trial, who: SecretKey) -> int:
+    account = trial.main.app.state.get(ACCOUNTS, who.account)
+    return 0 if account is None else account.balance
+
+
 def left_of(trial: Trial, who: SecretKey) -> int:
     """What an account still has of its stake, wherever it is."""
     state = trial.main.app.state
@@ -262,3 +273,27 @@ def test_stake_that_left_in_an_earlier_epoch_does_not_answer_for_this_one() -> N
     evidence = double_vote(trial.cast, trial.guilty, height=trial.main.app.height)
     execute(trial.main, trial.main.sign(trial.reporter, SubmitEvidence(evidence=evidence)))
     assert left_of(trial, trial.guilty) == 40_000 + 57_000
+
+
+@pytest.mark.parametrize("own", [1, 5_000, STAKE])
+def test_nobody_gains_by_an_offence_that_it_reports_itself(own: int) -> None:
+    trial = make_trial()
+    lender = key("alice")
+    lend = DelegateStake(validator=trial.guilty.validator, amount=Units(1_000_000))
+    execute(trial.main, trial.main.sign(lender, lend))
+    if own < STAKE:
+        body = UndelegateStake(validator=trial.guilty.validator, amount=Units(STAKE - own))
+        execute(trial.main, trial.main.sign(trial.guilty, body))
+        end_epoch(trial)
+        for _ in range(PARAMETERS.unbonding_blocks):
+            trial.main.block()
+        back = WithdrawStake(validator=trial.guilty.validator)
+        execute(trial.main, trial.main.sign(trial.guilty, back))
+    supply = compute_supply(trial.main.app.state)
+    trial.submit(double_vote(trial.cast, trial.guilty, height=trial.main.app.height))
+    lost = own - left_of(trial, trial.guilty)
+    assert lost > 0
+    (infraction,) = trial.infractions()
+    assert infraction.slashed >= 1_000_000 * 5 // 100
+    assert infraction.rewarded == balance_of(trial, trial.reporter) == lost // 10
+    assert compute_supply(trial.main.app.state) == supply
