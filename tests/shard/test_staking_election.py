@@ -161,6 +161,25 @@ def test_shards_of_four_exchange_delegates_in_every_epoch() -> None:
         committees = dealt
 
 
+@pytest.mark.parametrize(("power", "moves"), [(100, True), (101, False)])
+def test_a_shard_gives_up_a_third_of_its_power_and_no_more(power: int, *, moves: bool) -> None:
+    row = names(8)
+    # With 100 it has just as much as three of 67 can be without and still be a quorum.
+    powers_ = [power, 67, 67, 67, 100, 100, 100, 100]
+    elected = dict(zip(row, powers_, strict=True))
+    first, second = ChainId("shard-0"), ChainId("shard-1")
+    committees = {
+        first: make_committee((entry, elected[entry]) for entry in row[:4]),
+        second: make_committee((entry, elected[entry]) for entry in row[4:]),
+    }
+    left = [
+        row[0]
+        not in members(deal_committees(committees, elected, blob_digest(b"%d" % seed))[first])
+        for seed in range(60)
+    ]
+    assert any(left) is moves
+
+
 def test_delegates_that_were_voted_out_use_up_the_moves_of_their_shard() -> None:
     committees, elected = deal(2, 4)
     lost = committees[ChainId("shard-0")].delegates[0].validator
