@@ -12,6 +12,7 @@ from headwater_protocol.merkle.trie import (
     MapProof,
     MerkleMap,
     compute_proven_root,
+    part_of,
     verify_map_proof,
 )
 
@@ -60,6 +61,16 @@ def is_proven(root: bytes, key: bytes, value: bytes | None, proof: MapProof) -> 
 @given(entries)
 def test_the_root_follows_from_the_definition(contents):
     assert make_map(contents).root == reference_root(contents)
+
+
+@settings(max_examples=80, deadline=None)
+@given(entries, st.integers(0, 10))
+def test_the_parts_of_a_map_are_all_of_it_in_order(contents, bits):
+    tree = make_map(contents)
+    parts = [list(tree.part(index, bits=bits)) for index in range(2**bits)]
+    assert [entry for part in parts for entry in part] == list(tree)
+    for index, part in enumerate(parts):
+        assert all(part_of(key, bits=bits) == index for key, _ in part)
 
 
 @settings(max_examples=100, deadline=None)

@@ -24,7 +24,13 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.justice.jail import is_barred
 from headwater_shard.mainchain.justice.records import LIVENESS, charge_key
-from headwater_shard.mainchain.justice.terms import term_of_height, term_of_merge, term_of_round
+from headwater_shard.mainchain.justice.terms import (
+    get_epoch_at,
+    term_at,
+    term_of_height,
+    term_of_merge,
+    term_of_round,
+)
 from headwater_shard.mainchain.records import ACCOUNTS, UNBONDINGS, stake_key
 from headwater_shard.mainchain.staking.election import elect_delegates
 from headwater_shard.mainchain.staking.pool import get_worth
@@ -72,7 +78,7 @@ def undelegate(trial: Trial, owner: SecretKey, validator: SecretKey, amount: int
     execute(trial.main, trial.main.sign(owner, body))
 
 
-def test_delegators_pay_in_proportion_and_the_reporter_gets_a_tenth() -> None:
+def test_delegators_pay_in_proportion_and_the_reporter_gets_a_tenth_of_the_offenders() -> None:
     trial = make_trial()
     delegate(trial, ALICE, trial.guilty, 40_000)
     delegate(trial, BOB, trial.guilty, 60_000)
@@ -81,12 +87,12 @@ def test_delegators_pay_in_proportion_and_the_reporter_gets_a_tenth() -> None:
     assert worth(trial, ALICE, trial.guilty) == 38_000
     assert worth(trial, BOB, trial.guilty) == 57_000
     assert worth(trial, trial.guilty, trial.guilty) == 95_000
-    assert balance(trial, trial.reporter) == 1_000
-    assert main_of(trial.main).burned == 9_000
+    assert balance(trial, trial.reporter) == 500
+    assert main_of(trial.main).burned == 9_500
     assert compute_supply(trial.main.app.state) == supply
 
 
-def test_stake_that_left_after_the_fault_answers_for_it_and_what_left_before_does_not() -> None:
+def test_stake_that_left_since_the_election_answers_whether_before_or_after_the_fault() -> None:
     trial = make_trial()
     delegate(trial, ALICE, trial.guilty, 40_000)
     delegate(trial, BOB, trial.guilty, 40_000)
@@ -97,7 +103,7 @@ def test_stake_that_left_after_the_fault_answers_for_it_and_what_left_before_doe
     undelegate(trial, ALICE, trial.guilty, 20_000)
     supply = compute_supply(trial.main.app.state)
     trial.submit(double_vote(trial.cast, trial.guilty, height=fault))
-    assert unbonding(trial, BOB, trial.guilty) == 10_000
+    assert unbonding(trial, BOB, trial.guilty) == 9_500
     assert unbonding(trial, ALICE, trial.guilty) == 19_000
     assert worth(trial, ALICE, trial.guilty) == 19_000
     assert worth(trial, BOB, trial.guilty) == 28_500
@@ -180,9 +186,11 @@ def test_evidence_is_taken_for_the_unbonding_period(age: int, *, is_taken: bool)
 
 def test_a_vote_about_a_block_to_come_is_dated_now() -> None:
     trial = make_trial()
+    now = Height(trial.main.app.height)
+    draft = Draft(trial.main.app.state)
+    assert term_at(draft, Height(1_000), now=now) == term_at(draft, now, now=now)
     trial.submit(double_vote(trial.cast, trial.guilty, height=1_000))
-    (infraction,) = trial.infractions()
-    assert infraction.infraction_height == trial.main.app.height
+    assert len(trial.infractions()) == 1
 
 
 def test_a_jailed_validator_asks_out_when_its_time_is_served() -> None:
@@ -332,28 +340,44 @@ def test_what_follows_a_checkpoint_of_an_epoch_is_of_that_epoch_or_later() -> No
     after = term_of_height(draft, SHARD, Height(signed.checkpoint.height + 1))
     assert (before.first, before.last) == (0, 1)
     assert (after.first, after.last) == (1, 1)
-    assert after.begins == epoch_of(trial.main, 1).start_height + 1
+    assert after.begins == epoch_of(trial.main, 1).start_height
 
 
 def test_terms_follow_from_the_checkpoints_around() -> None:
     trial = make_trial()
     draft = Draft(trial.main.app.state)
     first = term_of_height(draft, SHARD, Height(1))
-    assert (first.first, first.last, first.begins, first.ends) == (0, 0, 1, None)
+    assert (first.first, first.last, first.begins, first.ends) == (0, 0, 0, None)
     signed = settle(trial.main, trial.shard)
     trial.main.block(after_ms=60_000)
     attest_merge(trial.main, blob_digest(b"merged"))
     started = epoch_of(trial.main).start_height
     draft = Draft(trial.main.app.state)
     early = term_of_height(draft, SHARD, signed.checkpoint.height)
-    assert (early.first, early.last, early.begins, early.ends) == (0, 0, 1, started)
+    assert (early.first, early.last, early.begins, early.ends) == (0, 0, 0, started)
     late = term_of_height(draft, SHARD, Height(signed.checkpoint.height + 1))
-    assert (late.first, late.last, late.begins, late.ends) == (0, 1, 1, None)
+    assert (late.first, late.last, late.begins, late.ends) == (0, 1, 0, None)
     assert term_of_round(draft, SHARD, RoundNumber(1)).last == 0
     assert term_of_round(draft, SHARD, RoundNumber(2)).last == 1
     assert term_of_merge(draft, EpochNumber(1)).ends == started
-    assert term_of_merge(draft, EpochNumber(2)).begins == started + 1
+    assert term_of_merge(draft, EpochNumber(2)).begins == started
     assert shard_of(trial.shard).epoch == 0
+
+
+def test_a_height_is_dated_by_the_epoch_whose_committee_certifies_it() -> None:
+    trial = make_trial()
+    for _ in range(3):
+        end_epoch(trial)
+        enter_epoch(trial)
+    trial.main.block()
+    starts = [epoch_of(trial.main, number).start_height for number in range(4)]
+    draft, now = Draft(trial.main.app.state), Height(trial.main.app.height)
+    for number, start in enumerate(starts):
+        # The block that hands over is certified by the committee before.
+        assert get_epoch_at(draft, start) == max(0, number - 1)
+        assert get_epoch_at(draft, Height(start + 1)) == number
+        term = term_at(draft, Height(start + 1), now=now)
+        assert (term.begins, term.ends) == (start, start + 1)
 
 
 def test_a_shards_evidence_goes_stale_after_its_epoch_has_ended() -> None:

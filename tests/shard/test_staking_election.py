@@ -115,6 +115,16 @@ def test_the_draw_is_the_same_for_a_seed_and_even_over_seeds() -> None:
     assert sorted(Draw(blob_digest(b"b")).shuffle(row)) == sorted(row)
 
 
+def test_every_order_is_drawn_as_often_as_another() -> None:
+    row = names(3)
+    orders: dict[tuple[bytes, ...], int] = {}
+    for index in range(1_200):
+        order = tuple(Draw(blob_digest(b"%d" % index)).shuffle(row))
+        orders[order] = orders.get(order, 0) + 1
+    assert len(orders) == 6
+    assert all(140 < count < 260 for count in orders.values())
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     num_shards=st.integers(1, 5),
@@ -149,6 +159,25 @@ def test_shards_of_four_exchange_delegates_in_every_epoch() -> None:
         for shard, committee in committees.items():
             assert len(members(committee) & members(dealt[shard])) == 3
         committees = dealt
+
+
+@pytest.mark.parametrize(("power", "moves"), [(100, True), (101, False)])
+def test_a_shard_gives_up_a_third_of_its_power_and_no_more(power: int, *, moves: bool) -> None:
+    row = names(8)
+    # With 100 it has just as much as three of 67 can be without and still be a quorum.
+    powers_ = [power, 67, 67, 67, 100, 100, 100, 100]
+    elected = dict(zip(row, powers_, strict=True))
+    first, second = ChainId("shard-0"), ChainId("shard-1")
+    committees = {
+        first: make_committee((entry, elected[entry]) for entry in row[:4]),
+        second: make_committee((entry, elected[entry]) for entry in row[4:]),
+    }
+    left = [
+        row[0]
+        not in members(deal_committees(committees, elected, blob_digest(b"%d" % seed))[first])
+        for seed in range(60)
+    ]
+    assert any(left) is moves
 
 
 def test_delegates_that_were_voted_out_use_up_the_moves_of_their_shard() -> None:

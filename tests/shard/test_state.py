@@ -47,6 +47,9 @@ def test_a_draft_reads_as_the_state_that_it_leads_to(start, lower, upper):
             expected[key] = value
     assert {key: record.balance for key, record in above.items(ACCOUNTS)} == expected
     assert [key for key, _ in above.sorted_items(ACCOUNTS)] == sorted(expected)
+    parts = [dict(above.part(ACCOUNTS, index, bits=2)) for index in range(4)]
+    assert sum(map(len, parts)) == len(expected)
+    assert {key: row.balance for part in parts for key, row in part.items()} == expected
     draft.merge(above)
     after = state.updated(draft.changes)
     assert {key: record.balance for key, record in after.items(ACCOUNTS)} == expected

@@ -21,7 +21,14 @@ from headwater_protocol.messages.announcement import task_key
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.mainchain.market.records import DEPOSITS, TASKS
 from headwater_shard.mainchain.records import CANDIDATES, MAIN, MAIN_KEY
-from headwater_shard.shardchain.records import DEVICES, PENALTIES, SHARD_KEY
+from headwater_shard.shardchain import retention
+from headwater_shard.shardchain.records import (
+    BATCHES,
+    DEVICES,
+    PAYLOADS,
+    PENALTIES,
+    SHARD_KEY,
+)
 from tests.support.ledgers import (
     adopt,
     attest_merge,
@@ -614,24 +621,51 @@ def test_a_payload_that_somebody_sent_before_is_a_duplicate():
     assert refusal(chain, chain.sign(gateway, copied)) is ReasonCode.DUPLICATE
 
 
-def test_a_replayed_payload_is_refused_while_the_round_is_kept_and_forgotten_after():
-    market = make_market(task=make_task(rounds=8), retention_rounds=2)
+def replay_every_round(market: Market, *, rounds: int) -> list[ReasonCode]:
+    """What a device hears that sends the payload of its first round in each of the next ones."""
     chain = market.shard()
     device, *others = market.devices[chain.chain]
     open_round(chain)
     payload = chain.commit(device).payload
     market.play()
-    answers = []
-    for _ in range(3):
+    answers: list[ReasonCode] = []
+    for _ in range(rounds):
         open_round(chain)
         commit = chain.commit(device, payload)
         body = replace(commit_body(chain, [device]), commits=(commit,))
-        execution = chain.block(chain.sign(delegates(chain)[0], body))
-        answers.extend(reasons(execution))
+        answers.extend(reasons(chain.block(chain.sign(delegates(chain)[0], body))))
         if answers[-1] is ReasonCode.OK:
             break
         market.play(devices=others)
-    assert answers == [ReasonCode.DUPLICATE, ReasonCode.DUPLICATE, ReasonCode.OK]
+    return answers
+
+
+def test_a_replayed_payload_is_refused_long_after_its_round_was_forgotten():
+    market = make_market(task=make_task(rounds=12), retention_rounds=2)
+    assert replay_every_round(market, rounds=10) == [ReasonCode.DUPLICATE] * 10
+    assert market.shard().app.state.count(BATCHES) == 2
+
+
+def test_payloads_are_forgotten_in_the_end_and_no_sooner(monkeypatch):
+    monkeypatch.setattr(retention, "PAYLOAD_ROUNDS", 4)
+    monkeypatch.setattr(retention, "PAYLOAD_PART_BITS", 1)
+    market = make_market(task=make_task(rounds=12), retention_rounds=2)
+    # The payload of round 1 goes in round 5 or 6, by the half of the table that it is in.
+    answers = replay_every_round(market, rounds=10)
+    assert answers in (
+        [ReasonCode.DUPLICATE] * 4 + [ReasonCode.OK],
+        [ReasonCode.DUPLICATE] * 5 + [ReasonCode.OK],
+    )
+
+
+def test_what_is_remembered_of_payloads_stays_bounded(monkeypatch):
+    monkeypatch.setattr(retention, "PAYLOAD_ROUNDS", 4)
+    monkeypatch.setattr(retention, "PAYLOAD_PART_BITS", 1)
+    market = make_market(task=make_task(rounds=12), retention_rounds=2)
+    while not market.is_final("shard-0"):
+        market.play()
+    rounds = {entry.round for _, entry in market.shard().app.state.items(PAYLOADS)}
+    assert set(range(9, 13)) <= rounds <= set(range(8, 13))
 
 
 def test_a_zero_score_earns_nothing():

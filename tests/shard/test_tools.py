@@ -11,6 +11,7 @@ from headwater_protocol.chain.transaction import Transfer, decode_transaction
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
 from headwater_protocol.errors import BadProof
 from headwater_protocol.identifiers import MAIN_CHAIN, Units
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.cli import main
 from headwater_shard.layout import DataFolder
@@ -116,6 +117,8 @@ def test_a_new_network_has_its_keys_and_blobs(tmp_path, capsys):
     assert len(genesis.validators) == 6
     assert genesis.shards == ("shard-0", "shard-1")
     assert printed["network"]
+    # A task without a floor would pay half of all noise.
+    assert genesis.task.reward_floor == compute_noise_cosine(10)
     sponsor = load_key(path / "keys" / "sponsor.key")
     assert sponsor.account == genesis.sponsor
     assert (path / "keys" / "sponsor.key").stat().st_mode & 0o077 == 0

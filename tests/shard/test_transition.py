@@ -13,7 +13,14 @@ from headwater_protocol.chain.transaction import (
 )
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import InvalidBlock
-from headwater_protocol.identifiers import MAIN_CHAIN, MAX_UNSIGNED, Network, Nonce, TimeMs
+from headwater_protocol.identifiers import (
+    MAIN_CHAIN,
+    MAX_UNSIGNED,
+    ChainId,
+    Network,
+    Nonce,
+    TimeMs,
+)
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.transition import NONCES
 from tests.support.ledgers import (
@@ -58,6 +65,12 @@ def moved(data: bytes, **changes: object) -> bytes:
     return sign_transaction(
         CAST.registrar, replace(decode_transaction(data).transaction, **changes)
     )
+
+
+def altered(data: bytes, **changes: object) -> bytes:
+    """Other fields under the old signature."""
+    signed = decode_transaction(data)
+    return encode_record(replace(signed, transaction=replace(signed.transaction, **changes)))
 
 
 def resigned(data: bytes, signer) -> bytes:
@@ -115,6 +128,25 @@ def test_a_chain_refuses_the_kinds_of_the_other(body):
     data = other.sign(CAST.sponsor, body)
     assert refusal(other, data) is ReasonCode.WRONG_CHAIN
     assert other.app.check_tx(data) is ReasonCode.WRONG_CHAIN
+
+
+@pytest.mark.parametrize("body", make_bodies(), ids=lambda body: body.KIND)
+def test_no_kind_is_taken_unsigned_by_another_or_from_another_network_or_chain(body):
+    chain = shard_chain() if body.KIND in SHARD_KINDS else Chain(CAST, MAIN_CHAIN)
+    elsewhere = MAIN_CHAIN if body.KIND in SHARD_KINDS else ChainId("shard-0")
+    good = chain.sign(CAST.sponsor, body)
+    root = chain.app.state_root
+    for data, reason in (
+        (encode_record(replace(decode_transaction(good), signature=bytes(64))), "bad_signature"),
+        (altered(good, sender=key("other").account), "bad_signature"),
+        (altered(good, nonce=Nonce(10**6)), "bad_signature"),
+        (chain.sign(CAST.sponsor, body, network=Network(bytes(32))), "wrong_network"),
+        (chain.sign(CAST.sponsor, body, chain=elsewhere), "wrong_chain"),
+    ):
+        assert chain.app.check_tx(data).value == reason
+        with pytest.raises(InvalidBlock):
+            chain.app.finalize_block(next_context(chain, data))
+        assert chain.app.state_root == root
 
 
 @pytest.mark.parametrize("step", [0, -1, -3])

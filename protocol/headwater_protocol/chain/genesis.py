@@ -62,7 +62,8 @@ class Parameters:
     min_self_bond: Annotated[int, Range(1, MAX_BONDED)] = 1
     """Units of its own without which nobody is a candidate or is elected."""
     unbonding_blocks: Annotated[int, Range(1, 2**32)] = 100_000
-    """Blocks of the main chain for which stake that left a candidate can still be slashed."""
+    """Blocks of the main chain for which stake that left a candidate can still be slashed; more
+    than an epoch has, since stake answers for a whole term."""
     trust_period_ms: Annotated[int, Range(1, 366 * 24 * 3_600_000)] = 14 * 24 * 3_600_000
     """How long signatures of a committee are believed after the last block known of it; shorter
     than unbonding takes, so that whoever signs a fork within it still loses stake."""

@@ -11,8 +11,9 @@
 
 Signing twice is never an accident of an honest validator, whose signed state is on disk before a
 signature leaves, and it is what breaks consensus: it ends a validator for good. The others end its
-term. All stake behind the validator at the time of the offence is slashed alike, whoever owns it; a
-tenth of that goes to the reporter, the rest is burned.
+term. All stake behind the validator since the election that put it in office is slashed alike,
+whoever owns it; a tenth of what the validator itself loses goes to the reporter, the rest is
+burned.
 
 A validator that is jailed or tombstoned is not elected at the end of the epoch. Until then it stays
 in its committees and its votes count: a quorum has to mean the same to everybody for the whole
@@ -59,8 +60,8 @@ PENALTIES: Final[dict[Offence, Penalty]] = {
 }
 
 REPORTER_THOUSANDTHS: Final = 100
-"""Of what is slashed, for who brought the evidence. Far below the whole, so that nobody gains by
-reporting itself."""
+"""Of what the offender itself loses, for who brought the evidence. Nothing of what its delegators
+lose: a delegate with little stake of its own would sin and report itself for a share of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

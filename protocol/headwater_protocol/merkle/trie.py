@@ -80,16 +80,21 @@ class MerkleMap(Generic[V]):
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Entries in order of their keys' hashes, the same for equal maps."""
-        stack: list[_Node[V]] = [self._node]
-        while stack:
-            node = stack.pop()
-            if node is None:
-                continue
-            if len(node) == 5:
-                yield node[2], node[3]
-            else:
-                stack.append(node[2])
-                stack.append(node[1])
+        yield from _walk(self._node)
+
+    def part(self, index: int, *, bits: int) -> Iterator[tuple[bytes, V]]:
+        """Entries of one of `2**bits` parts, in order of their keys' hashes.
+
+        What keys a part has is `part_of`'s to say, so a look at a part costs a part of the map.
+        """
+        node = self._node
+        for depth in range(bits):
+            if node is None or len(node) == 5:
+                break
+            node = node[2] if index >> (bits - 1 - depth) & 1 else node[1]
+        for key, value in _walk(node):
+            if part_of(key, bits=bits) == index:
+                yield key, value
 
     def updated(self, changes: Mapping[bytes, tuple[bytes, V] | None]) -> MerkleMap[V]:
         """The map after `changes`: to each key its value's bytes and the value, or None to delete.
@@ -129,6 +134,11 @@ class MerkleMap(Generic[V]):
             other_key_hash=Digest(node[1]),
             other_value_hash=Digest(node[4]),
         )
+
+
+def part_of(key: bytes, *, bits: int) -> int:
+    """The part that `key` is in, where a map has `2**bits` of them."""
+    return _number(_hash(key)) >> (256 - bits)
 
 
 def verify_map_proof(*, root: Digest, key: bytes, value: bytes | None, proof: MapProof) -> None:
@@ -190,6 +200,19 @@ def _leaf_digest(key_hash: bytes, value_hash: bytes) -> Digest:
 
 def _branch_digest(left: bytes, right: bytes) -> Digest:
     return Digest(hashlib.sha256(_BRANCH + left + right).digest())
+
+
+def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
+    stack: list[_Node[V]] = [node]
+    while stack:
+        node = stack.pop()
+        if node is None:
+            continue
+        if len(node) == 5:
+            yield node[2], node[3]
+        else:
+            stack.append(node[2])
+            stack.append(node[1])
 
 
 def _find(node: _Node[V], key_hash: bytes) -> _Leaf[V] | None:

@@ -78,7 +78,7 @@ def process_commits(
         InvalidMessage: If the sender is no delegate, the round does not collect, or any commit is
             out of order, of a device that is not enrolled, revoked, quarantined, not in the cohort
             or already has an update in this round, repeats a payload that somebody sent in the last
-            rounds, or is not signed by its device.
+            `PAYLOAD_ROUNDS` rounds, or is not signed by its device.
     """
     shard = draft.get_existing(SHARD, SHARD_KEY)
     require_role(

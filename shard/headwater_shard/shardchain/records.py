@@ -107,7 +107,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadEntry:
-    """Whose a payload is, while its round is in the retention window."""
+    """Whose a payload is, so that it is not sent again; kept for many rounds."""
 
     KIND: ClassVar[str] = "payload-entry/1"
 

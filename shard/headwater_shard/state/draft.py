@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 
+from headwater_protocol.merkle.trie import part_of
 from headwater_shard.state.state import State
 from headwater_shard.state.table import Table
 
@@ -57,6 +58,17 @@ class Draft:
         for key in sorted(changed):
             record_here = changed[key]
             if record_here is not None:
+                yield key, cast(R, record_here)
+
+    def part(self, table: Table[R], index: int, *, bits: int) -> Iterator[tuple[bytes, R]]:
+        """Entries of one of `2**bits` parts of the namespace, those changed here last."""
+        changed = self._changes.get(table.namespace, {})
+        for key, record in self._below.part(table, index, bits=bits):
+            if key not in changed:
+                yield key, record
+        for key in sorted(changed):
+            record_here = changed[key]
+            if record_here is not None and part_of(key, bits=bits) == index:
                 yield key, cast(R, record_here)
 
     def sorted_items(self, table: Table[R]) -> list[tuple[bytes, R]]:

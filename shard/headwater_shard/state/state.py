@@ -50,6 +50,10 @@ class State:
         """Entries in an order that depends on the contents alone."""
         return cast(Iterator[tuple[bytes, R]], iter(self._maps[table.namespace]))
 
+    def part(self, table: Table[R], index: int, *, bits: int) -> Iterator[tuple[bytes, R]]:
+        """Entries of one of `2**bits` parts of the namespace."""
+        return cast(Iterator[tuple[bytes, R]], self._maps[table.namespace].part(index, bits=bits))
+
     def sorted_items(self, table: Table[R]) -> list[tuple[bytes, R]]:
         """Entries in order of their keys."""
         return sorted(self.items(table), key=lambda entry: entry[0])

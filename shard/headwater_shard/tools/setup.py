@@ -29,6 +29,7 @@ from headwater_protocol.identifiers import (
     VotingPower,
 )
 from headwater_protocol.model.fixed_point import FixedPointModel, encode_model
+from headwater_protocol.model.norms import compute_noise_cosine
 from headwater_protocol.model.rule import AggregationRule
 from headwater_shard.blobs import BlobStore
 from headwater_shard.layout import DataFolder
@@ -186,4 +187,5 @@ def _make_task(plan: NetworkPlan, program: bytes, model: bytes) -> Task:
         attest_ms=60_000,
         round_budget=Units(plan.round_budget),
         delegate_thousandths=100,
+        reward_floor=compute_noise_cosine(sum(plan.tensor_sizes)),
     )

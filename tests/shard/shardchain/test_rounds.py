@@ -12,13 +12,14 @@ from headwater_protocol.chain.transaction import UNAVAILABLE, CommitUpdates
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.messages.announcement import round_key
 from headwater_protocol.reasons import ReasonCode
-from headwater_shard.shardchain import retention
+from headwater_shard.shardchain import checkpoints, retention
 from headwater_shard.shardchain.records import (
     ATTESTATIONS,
     BATCHES,
     CHECKPOINTS,
     DEVICES,
     REWARDS,
+    ROOTS,
     ROUNDS,
     SCORES,
     UPDATES,
@@ -366,6 +367,17 @@ def test_a_checkpoint_commits_to_the_state_of_the_block_that_closed_its_round():
     assert checkpoint.num_examples == 80
     assert not checkpoint.is_final
     assert checkpoint.previous == bytes(32)
+
+
+def test_the_roots_of_so_many_checkpoints_are_kept_and_no_more(monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_KEPT_ROOTS", 2)
+    chain = make_chain(rounds=10)
+    for number in range(1, 5):
+        play_round(chain, FLEET)
+        play_round(chain, FLEET)
+        emit_checkpoint(chain)
+        kept = sorted(int.from_bytes(entry, "big") for entry, _ in chain.app.state.items(ROOTS))
+        assert kept == list(range(max(1, number - 1), number + 1))
 
 
 def test_no_round_opens_in_the_block_that_closed_one_with_a_checkpoint_due():

@@ -67,6 +67,8 @@ class Conviction:
     charge: Charge
     term: Term
     """When it happened."""
+    vouched: Term | None = None
+    """The epoch of the committee whose word the evidence takes; None where it takes nobody's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ class Court:
 
     def _term_of(self, chain: ChainId, height: Height) -> Term:
         if chain == MAIN_CHAIN:
-            return term_at(height, now=self.height)
+            return term_at(self.draft, height, now=self.height)
         return term_of_height(self.draft, chain, height)
 
     def _judge_double_attestation(self, evidence: DoubleAttestation) -> Conviction:
@@ -171,7 +173,8 @@ class Court:
         attestation = self._decode(evidence.attestation)
         body, shard = _require_body(attestation, AttestModel), attestation.chain
         term = term_of_round(self.draft, shard, body.round)
-        self._verify_entry(evidence.round, shard, ROUNDS.namespace, round_key(body.round))
+        entry_key = round_key(body.round)
+        vouched = self._verify_entry(evidence.round, shard, ROUNDS.namespace, entry_key, term)
         round_ = decode_record(Round, evidence.round.value, max_bytes=MAX_PROVEN_BYTES)
         if round_.phase is not RoundPhase.CLOSED:
             raise InvalidTransaction(ReasonCode.WRONG_PHASE, f"round {body.round} is open")
@@ -186,14 +189,14 @@ class Court:
             place=body.round,
             part=0,
         )
-        return Conviction(charge=charge, term=term)
+        return Conviction(charge=charge, term=term, vouched=vouched)
 
     def _judge_score(self, evidence: RefutedScore) -> Conviction:
         scores = self._decode(evidence.scores)
         body, shard = _require_body(scores, PostScores), scores.chain
         term = term_of_round(self.draft, shard, body.round)
-        key = batch_key(body.round, body.batch)
-        self._verify_entry(evidence.batch, shard, BATCHES.namespace, key)
+        entry_key = batch_key(body.round, body.batch)
+        vouched = self._verify_entry(evidence.batch, shard, BATCHES.namespace, entry_key, term)
         batch = decode_record(Batch, evidence.batch.value, max_bytes=MAX_PROVEN_BYTES)
         if evidence.position >= min(len(batch.commits), len(body.scores)):
             raise InvalidTransaction(
@@ -222,12 +225,14 @@ class Court:
             place=body.round,
             part=0,
         )
-        return Conviction(charge=charge, term=term)
+        return Conviction(charge=charge, term=term, vouched=vouched)
 
     def _judge_withheld(self, evidence: WithheldPayload) -> Conviction:
         statement = evidence.statement
         term = term_of_height(self.draft, statement.shard, statement.height)
-        committee = require_committee(self.draft, statement.shard, term, statement.committee)
+        committee, vouched = require_committee(
+            self.draft, statement.shard, term, statement.committee
+        )
         if committee.power_of(statement.gateway) == 0:
             raise InvalidTransaction(
                 ReasonCode.NOT_PERMITTED, f"{statement.gateway.hex()[:16]} is no delegate"
@@ -240,7 +245,7 @@ class Court:
             place=statement.round,
             part=statement.batch,
         )
-        return Conviction(charge=charge, term=term)
+        return Conviction(charge=charge, term=term, vouched=vouched)
 
     def _verify_statement(self, evidence: WithheldPayload, committee: Committee) -> None:
         signers = [entry.validator for entry in evidence.signatures]
@@ -260,14 +265,25 @@ class Court:
         verify_transaction(signed, self.verifier)
         return signed.transaction
 
-    def _verify_entry(self, entry: ProvenEntry, shard: ChainId, namespace: str, key: bytes) -> None:
+    def _verify_entry(
+        self, entry: ProvenEntry, shard: ChainId, namespace: str, key: bytes, term: Term
+    ) -> Term:
+        """Check an entry of a shard about what happened in `term`; the term of who vouches for it.
+
+        Without a bound on the header's own age, a committee of long ago could say in a block of its
+        time what happened in a round of today.
+        """
         header = entry.header
         if header.network != self.network:
             raise InvalidTransaction(ReasonCode.WRONG_NETWORK, "a header of another network")
         if header.chain != shard:
             raise InvalidTransaction(ReasonCode.WRONG_CHAIN, f"a header of {header.chain}")
         served = term_of_height(self.draft, shard, header.height)
-        committee = require_committee(self.draft, shard, served, header.committee)
+        if served.last < term.first:
+            raise InvalidTransaction(
+                ReasonCode.WRONG_EPOCH, f"a block of epoch {served.last} about one of {term.first}"
+            )
+        committee, vouched = require_committee(self.draft, shard, served, header.committee)
         verify_certificate(
             entry.certificate, header=header, committee=committee, verifier=self.verifier
         )
@@ -279,6 +295,7 @@ class Court:
             key=key,
             value=entry.value,
         )
+        return vouched
 
 
 def compute_score(task: Task, *, reference: bytes, payload: bytes) -> int | None:

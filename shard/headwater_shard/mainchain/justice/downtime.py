@@ -9,15 +9,15 @@ a third of the blocks. `Parameters.max_missed_blocks` leaves room for all of tha
 The main chain alone is counted: every elected delegate serves it, whatever its shard.
 """
 
-from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.justice import Offence
-from headwater_protocol.identifiers import MAIN_CHAIN, EpochNumber, Height, ValidatorId
+from headwater_protocol.identifiers import MAIN_CHAIN, Height, ValidatorId
 from headwater_shard.engine.border import BlockContext
 from headwater_shard.mainchain.justice.penalty import punish
 from headwater_shard.mainchain.justice.records import LIVENESS, Charge, Liveness
-from headwater_shard.mainchain.records import CANDIDATES, EPOCHS, MAIN, MAIN_KEY, MainChain
+from headwater_shard.mainchain.justice.terms import begin_of, get_epoch_at
+from headwater_shard.mainchain.records import CANDIDATES, EPOCHS
 from headwater_shard.state.draft import Draft
 
 
@@ -29,24 +29,29 @@ def count_downtime(draft: Draft, parameters: Parameters, context: BlockContext) 
     if context.last_certificate is None:
         return
     signed_height = Height(context.height - 1)
-    certifiers = _certifiers(draft, draft.get_existing(MAIN, MAIN_KEY), signed_height)
+    epoch = draft.get_existing(EPOCHS, epoch_key(get_epoch_at(draft, signed_height)))
     signers = {entry.validator for entry in context.last_certificate.signatures}
     window = signed_height // parameters.downtime_window_blocks
-    for delegate in certifiers.delegates:
+    for delegate in epoch.committee.delegates:
         if delegate.validator not in signers:
-            _miss(draft, parameters, delegate.validator, window=window, height=context.height)
-
-
-def _certifiers(draft: Draft, main: MainChain, height: Height) -> Committee:
-    """Who certified the block of `height`, the last one before this."""
-    current = draft.get_existing(EPOCHS, epoch_key(main.epoch))
-    if main.epoch == 0 or height > current.start_height:
-        return current.committee
-    return draft.get_existing(EPOCHS, epoch_key(EpochNumber(main.epoch - 1))).committee
+            _miss(
+                draft,
+                parameters,
+                delegate.validator,
+                window=window,
+                height=context.height,
+                since=begin_of(epoch),
+            )
 
 
 def _miss(
-    draft: Draft, parameters: Parameters, validator: ValidatorId, *, window: int, height: Height
+    draft: Draft,
+    parameters: Parameters,
+    validator: ValidatorId,
+    *,
+    window: int,
+    height: Height,
+    since: Height,
 ) -> None:
     candidate = draft.get(CANDIDATES, validator)
     if candidate is None or candidate.jailed_until > 0 or candidate.is_tombstoned:
@@ -67,7 +72,7 @@ def _miss(
             place=height - 1,
             part=0,
         ),
-        infraction_height=Height(height - 1),
+        infraction_height=since,
         height=height,
         reporter=None,
     )

@@ -8,7 +8,7 @@ from headwater_protocol.identifiers import AccountId, Height, Units
 from headwater_shard.mainchain.justice.records import EVIDENCE, Charge, Infraction, charge_key
 from headwater_shard.mainchain.records import CANDIDATES
 from headwater_shard.mainchain.staking.pool import burn
-from headwater_shard.mainchain.staking.slash import slash_pool
+from headwater_shard.mainchain.staking.slash import get_own_stake, slash_pool
 from headwater_shard.mainchain.transfer import credit
 from headwater_shard.state.draft import Draft
 
@@ -33,8 +33,10 @@ def punish(
         reporter: Who gets a share; None burns it all.
     """
     penalty = PENALTIES[charge.offence]
+    own = get_own_stake(draft, charge.validator)
     slashed = slash_pool(draft, charge.validator, penalty.slash_thousandths, infraction_height)
-    rewarded = 0 if reporter is None else slashed * REPORTER_THOUSANDTHS // 1_000
+    lost = max(0, own - get_own_stake(draft, charge.validator))
+    rewarded = 0 if reporter is None else min(slashed, lost) * REPORTER_THOUSANDTHS // 1_000
     if reporter is not None and rewarded:
         credit(draft, reporter, rewarded)
     burn(draft, slashed - rewarded)

@@ -38,7 +38,8 @@ def require_punishable(parameters: Parameters, court: Court, evidence: Evidence)
 
     Raises:
         InvalidMessage: If it does not convict, its validator is no candidate or tombstoned, the
-            offence was punished before, or is older than the unbonding period.
+            offence was punished before, or it or who vouches for it is older than the unbonding
+            period.
     """
     conviction = court.judge(evidence)
     charge, draft = conviction.charge, court.draft
@@ -55,6 +56,12 @@ def require_punishable(parameters: Parameters, court: Court, evidence: Evidence)
     if _is_stale(conviction.term, parameters, court.height):
         raise InvalidTransaction(
             ReasonCode.STALE_EVIDENCE, f"older than {parameters.unbonding_blocks} blocks"
+        )
+    vouched = conviction.vouched
+    if vouched is not None and _is_stale(vouched, parameters, court.height):
+        raise InvalidTransaction(
+            ReasonCode.STALE_EVIDENCE,
+            f"signed by the committee of epoch {vouched.first}, whose stake may have left",
         )
     return conviction
 

@@ -4,15 +4,18 @@ A shard's blocks do not name heights of the main chain, but its checkpoints name
 committee signed them, and they are settled in order. So the checkpoints around a height, or around
 a round, bound the epoch. Where they differ, stake answers from the start of the earlier one:
 whoever backed the committee of that epoch backed what it did.
+
+A delegate has its power from an election to the next one, whatever leaves its pool in between. So
+all stake that was there when it was elected answers for what it does in office, on every chain.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headwater_protocol.chain.checkpoint import Checkpoint
 from headwater_protocol.chain.committee import Committee, committee_digest
-from headwater_protocol.chain.epoch import epoch_key
+from headwater_protocol.chain.epoch import Epoch, epoch_key
 from headwater_protocol.identifiers import (
     ChainId,
     Digest,
@@ -74,14 +77,38 @@ def term_of_merge(draft: Draft, epoch: EpochNumber) -> Term:
     return _term(draft, acting, acting)
 
 
-def term_at(height: Height, *, now: Height) -> Term:
+def term_at(draft: Draft, height: Height, *, now: Height) -> Term:
     """A height of the main chain itself; one that is not there yet means now."""
     at = Height(min(height, now))
-    return Term(first=EpochNumber(0), last=EpochNumber(0), begins=at, ends=at)
+    epoch = get_epoch_at(draft, at)
+    return replace(_term(draft, epoch, epoch), ends=at)
 
 
-def require_committee(draft: Draft, shard: ChainId, term: Term, digest: Digest) -> Committee:
-    """The committee of `shard` with `digest` that served in `term`.
+def get_epoch_at(draft: Draft, height: Height) -> EpochNumber:
+    """The epoch whose committee certifies the main chain's block of `height`."""
+    low, high = 0, int(draft.get_existing(MAIN, MAIN_KEY).epoch)
+    while low < high:
+        middle = (low + high + 1) // 2
+        # The block that hands over is the last one of the committee before.
+        if draft.get_existing(EPOCHS, epoch_key(EpochNumber(middle))).start_height < height:
+            low = middle
+        else:
+            high = middle - 1
+    return EpochNumber(low)
+
+
+def begin_of(epoch: Epoch) -> Height:
+    """From which height on stake that leaves has backed the committee of `epoch`.
+
+    The block before counted it and elected; this one puts the committee in office.
+    """
+    return epoch.start_height
+
+
+def require_committee(
+    draft: Draft, shard: ChainId, term: Term, digest: Digest
+) -> tuple[Committee, Term]:
+    """The committee of `shard` with `digest` that served in `term`, and its own epoch's term.
 
     Raises:
         InvalidTransaction: If no epoch of the term had it.
@@ -91,7 +118,7 @@ def require_committee(draft: Draft, shard: ChainId, term: Term, digest: Digest) 
         epoch = draft.get(EPOCHS, epoch_key(EpochNumber(number)))
         committee = None if epoch is None else epoch.committee_of(shard)
         if committee is not None and committee_digest(committee) == digest:
-            return committee
+            return committee, _term(draft, EpochNumber(number), EpochNumber(number))
     raise InvalidTransaction(
         ReasonCode.WRONG_EPOCH, f"no committee of {shard} from epoch {term.first} to {last}"
     )
@@ -124,6 +151,6 @@ def _term(draft: Draft, first: EpochNumber, last: EpochNumber) -> Term:
     return Term(
         first=first,
         last=last,
-        begins=Height(draft.get_existing(EPOCHS, epoch_key(first)).start_height + 1),
+        begins=begin_of(draft.get_existing(EPOCHS, epoch_key(first))),
         ends=None if after is None else after.start_height,
     )

@@ -4,7 +4,7 @@ That is what is bonded, what has left since the fault and still waits, and what 
 candidates since. Evidence must be younger than the unbonding period; then everything that left
 after the fault is still within reach.
 
-A penalty looks at the key of every unbonding and the sources of every redelegation once, 0.2 s for
+A penalty looks at the key of every unbonding and the sources of every redelegation, 0.2 s for
 100,000 of each. Offences are rare and each is punished once, while an index by candidate would be a
 second record to write and to prove for every delegator who moves.
 """
@@ -20,7 +20,7 @@ from headwater_shard.mainchain.records import (
     UnbondingEntry,
     stake_key,
 )
-from headwater_shard.mainchain.staking.pool import seize_stake
+from headwater_shard.mainchain.staking.pool import get_worth, seize_stake
 from headwater_shard.state.draft import Draft
 
 ACCOUNT_BYTES = 32
@@ -49,6 +49,23 @@ def slash_pool(
         draft.put(CANDIDATES, validator, replace(candidate, bonded=candidate.bonded - taken))
     taken += _slash_redelegations(draft, validator, thousandths, infraction_height)
     return taken + _slash_unbondings(draft, validator, thousandths, infraction_height)
+
+
+def get_own_stake(draft: Draft, validator: ValidatorId) -> int:
+    """Units of a validator's own that a fault of its can reach, wherever they are."""
+    account = AccountId(validator)
+    places = {validator}
+    for key, redelegation in draft.items(REDELEGATIONS):
+        if key[:ACCOUNT_BYTES] == account and any(
+            entry.source == validator for entry in redelegation.entries
+        ):
+            places.add(ValidatorId(key[ACCOUNT_BYTES:]))
+    own = 0
+    for place in sorted(places):
+        unbonding = draft.get(UNBONDINGS, stake_key(account, place))
+        own += get_worth(draft, account, place)
+        own += 0 if unbonding is None else sum(entry.units for entry in unbonding.entries)
+    return own
 
 
 def _slash_redelegations(
