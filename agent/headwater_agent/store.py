@@ -17,7 +17,14 @@ from headwater_agent.data.keep import ExampleTable
 from headwater_agent.errors import DamagedState, WrongState
 from headwater_agent.machine.limits import MAX_RECEIPTS
 from headwater_agent.state import Changes, DeviceState
-from headwater_agent.storage.disk import MAX_LOG_PAGES, Database, Disk, RealDisk, explain_disk
+from headwater_agent.storage.disk import (
+    CACHE_KIB,
+    MAX_LOG_PAGES,
+    Database,
+    Disk,
+    RealDisk,
+    explain_disk,
+)
 from headwater_agent.storage.loading import get_entry, load_state
 from headwater_agent.storage.proofs import SCHEMA as PROOF_SCHEMA
 from headwater_agent.storage.proofs import keep_books
@@ -99,6 +106,7 @@ class StateStore:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(f"PRAGMA wal_autocheckpoint={MAX_LOG_PAGES}")
+        self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         row = self._database.execute("PRAGMA quick_check(1)").fetchone()
         if row != ("ok",):
             raise DamagedState(self._path, "no answer" if row is None else str(row[0]))

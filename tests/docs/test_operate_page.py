@@ -136,8 +136,9 @@ class Operator:
         wait(is_executed, self.logs)
 
     def is_level(self) -> bool:
+        """Whether all are there but for the last block, whose certificate comes with the next."""
         heights = self.heights()
-        return min(heights) > 0 and len(set(heights)) == 1
+        return min(heights) > 0 and max(heights) - min(heights) <= 1
 
 
 @pytest.fixture
@@ -166,6 +167,9 @@ def test_every_command_of_the_page_works(operator: Operator) -> None:
         if "start" in command.split()[:2] or "enable --now headwater-gateway@gateway-3" in command:
             # Whoever was restored has what the others have.
             wait(operator.is_level, operator.logs)
+    transfer = next(command for command in operator.printed if "tx transfer" in command)
+    # It is executed everywhere, so whoever was restored goes on with the others.
+    operator.follow(transfer.replace("--amount 900000", "--amount 1").replace("-0/data", "-1/data"))
     printed = operator.printed
     (metrics,) = (value for name, value in printed.items() if name.endswith("/metrics"))
     shown = set(METRIC.findall(re.sub(r"\{.*\}", "", metrics)))
@@ -174,7 +178,7 @@ def test_every_command_of_the_page_works(operator: Operator) -> None:
     (status,) = (value for name, value in printed.items() if name.endswith("/status"))
     assert set(json.loads(status)["brokers"].values()) == {True}
     candidates = next(value for name, value in printed.items() if "show candidates" in name)
-    assert candidates.count(" 1000000 ") >= 5, "the founders and the one that joined"
+    assert candidates.count(" 900000 ") == 2, "bonded, and all of it its own"
     operator.run(f"{sys.executable} {DEPLOY / 'healthcheck.py'} {operator.root / 'gateway-0'}")
     lost, restored = operator.root / "gateway-0.lost", operator.root / "gateway-0"
     assert (lost / "keys/delegate.key").read_bytes() == (

@@ -16,8 +16,12 @@ THREAD_VARIABLES: Final = (
     "NUMEXPR_NUM_THREADS",
 )
 
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 """Of glibc's malloc.h."""
+LARGE_BYTES: Final = 64 * 1024
+"""Blocks of this size are taken from the system one by one, and given back when they are free."""
 
 _log = logging.getLogger("headwater.agent")
 
@@ -34,9 +38,12 @@ def limit_threads() -> None:
 def share_heap() -> None:
     """Have all threads take memory from one heap; glibc's own choice is a heap for each.
 
-    The training thread's would hold a megabyte that nobody else can use.
+    The training thread's would hold a megabyte that nobody else can use. Models and messages come
+    and go; what held one of them is not kept for the next.
     """
     _call_libc("mallopt", M_ARENA_MAX, 1)
+    _call_libc("mallopt", M_MMAP_THRESHOLD, LARGE_BYTES)
+    _call_libc("mallopt", M_TRIM_THRESHOLD, LARGE_BYTES)
 
 
 def give_memory_back() -> None:

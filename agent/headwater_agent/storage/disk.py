@@ -26,6 +26,8 @@ BUSY_TIMEOUT_S: Final = 5.0
 """How long a write waits for somebody who looks; they hold the file for milliseconds."""
 MAX_LOG_PAGES: Final = 256
 """Pages in the write-ahead log before it is folded into the file: 1 MiB."""
+CACHE_KIB: Final = 256
+"""Of pages that SQLite keeps in memory; it reads its file once and writes little."""
 
 Value = bytes | str | int | None
 
