@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater_protocol.chain.checkpoint import MergeInput
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import Commit
 from headwater_protocol.errors import BadEncoding, OutOfBounds
 from headwater_protocol.identifiers import Digest
 from headwater_protocol.model.aggregate import (

@@ -24,8 +24,8 @@ from headwater_agent.machine.inputs import (
 )
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.state import DeviceState
+from headwater_protocol.chain.claim import update_message
 from headwater_protocol.chain.round import RoundPhase
-from headwater_protocol.chain.transaction import update_message
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.errors import ConfigError

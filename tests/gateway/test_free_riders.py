@@ -13,7 +13,7 @@ from headwater_firmware_sim.demo.scene import make_scene
 from headwater_firmware_sim.live.fleet import SharedTrainer
 from headwater_gateway.machine.effects import ScoreBatch
 from headwater_gateway.worker import Scorer
-from headwater_protocol.chain.transaction import Commit
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.identifiers import NumExamples, RoundNumber, Signature
 from headwater_protocol.model.fixed_point import to_float32

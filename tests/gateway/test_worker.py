@@ -14,8 +14,9 @@ from headwater_models.initialization import initial_parameters
 from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.task import OptimizerKind, Task
-from headwater_protocol.chain.transaction import UNAVAILABLE, Commit
+from headwater_protocol.chain.transaction import UNAVAILABLE
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import Digest, NumExamples, RoundNumber, Signature

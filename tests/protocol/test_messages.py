@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from headwater_protocol.chain.claim import update_message
 from headwater_protocol.chain.proof import SHARD_NAMESPACES, StateProof, verify_state_proof
-from headwater_protocol.chain.transaction import update_message
 from headwater_protocol.crypto.signing import DirectVerifier
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import (

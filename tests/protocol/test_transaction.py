@@ -3,17 +3,16 @@ from dataclasses import replace
 import pytest
 
 from headwater_protocol.chain.block import MAX_TRANSACTION_BYTES
+from headwater_protocol.chain.claim import UpdateClaim, update_message
 from headwater_protocol.chain.transaction import (
     MAX_BATCH_COMMITS,
     CommitUpdates,
     PostScores,
     SignedTransaction,
     Transaction,
-    UpdateClaim,
     decode_transaction,
     sign_transaction,
     transaction_digest,
-    update_message,
     verify_transaction,
 )
 from headwater_protocol.crypto.hashing import blob_digest

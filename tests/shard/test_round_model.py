@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headwater_protocol.chain.checkpoint import MAX_EPOCH_EXAMPLES, MAX_SHARDS, MergeInput
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.round import MergeCorrection
-from headwater_protocol.chain.transaction import Commit
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import BadEncoding, InvalidMessage, OutOfBounds
 from headwater_protocol.identifiers import Signature

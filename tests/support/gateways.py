@@ -27,6 +27,7 @@ from headwater_gateway.machine.gateway import Desk, GatewayMachine
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_gateway.worker import check_updates, compute_merge, compute_model
+from headwater_protocol.chain.claim import update_message
 from headwater_protocol.chain.evidence import WithheldPayload
 from headwater_protocol.chain.genesis import Parameters
 from headwater_protocol.chain.task import Task
@@ -35,7 +36,6 @@ from headwater_protocol.chain.transaction import (
     Body,
     SignedTransaction,
     decode_transaction,
-    update_message,
 )
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey

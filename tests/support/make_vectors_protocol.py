@@ -13,6 +13,7 @@ from headwater_protocol.chain.block import (
     transactions_root,
 )
 from headwater_protocol.chain.checkpoint import Checkpoint, checkpoint_digest
+from headwater_protocol.chain.claim import UpdateClaim
 from headwater_protocol.chain.committee import Committee, committee_digest
 from headwater_protocol.chain.genesis import Genesis, genesis_network
 from headwater_protocol.chain.proof import compute_state_root
@@ -22,7 +23,6 @@ from headwater_protocol.chain.transaction import (
     Revocation,
     SignedTransaction,
     Transaction,
-    UpdateClaim,
     transaction_digest,
 )
 from headwater_protocol.crypto.hashing import Domain, blob_digest, domain_prefix

@@ -17,6 +17,7 @@ from headwater_protocol.chain.block import (
     transactions_root,
     vote_message,
 )
+from headwater_protocol.chain.claim import Commit, UpdateClaim, update_message
 from headwater_protocol.chain.committee import committee_digest
 from headwater_protocol.chain.genesis import (
     Genesis,
@@ -29,13 +30,10 @@ from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Codec, OptimizerKind, Task, Training
 from headwater_protocol.chain.transaction import (
     Body,
-    Commit,
     EnrolDevice,
     Enrolment,
     Transaction,
-    UpdateClaim,
     sign_transaction,
-    update_message,
 )
 from headwater_protocol.crypto.hashing import Domain, blob_digest, hash_bytes
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey

@@ -27,6 +27,7 @@ from headwater_protocol.chain.checkpoint import (
     checkpoint_digest,
     checkpoint_message,
 )
+from headwater_protocol.chain.claim import Commit, UpdateClaim, update_message
 from headwater_protocol.chain.cohort import Capability
 from headwater_protocol.chain.committee import Committee, committee_digest
 from headwater_protocol.chain.epoch import epoch_key
@@ -53,7 +54,6 @@ from headwater_protocol.chain.transaction import (
     AttestMerge,
     AttestModel,
     Body,
-    Commit,
     CommitUpdates,
     DeclareCapability,
     EnrolDevice,
@@ -64,8 +64,6 @@ from headwater_protocol.chain.transaction import (
     SignedTransaction,
     Transaction,
     Transfer,
-    UpdateClaim,
-    update_message,
 )
 from headwater_protocol.crypto.hashing import Domain, blob_digest
 from headwater_protocol.crypto.signing import SecretKey

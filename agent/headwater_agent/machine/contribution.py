@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from headwater_agent.machine.inputs import Trained
 from headwater_agent.state import OutboxEntry, Residual
+from headwater_protocol.chain.claim import UpdateClaim, update_message
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import UpdateClaim, update_message
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record

@@ -11,15 +11,11 @@ from headwater_firmware_sim.virtual.run import VirtualRun
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import header_digest
 from headwater_protocol.chain.checkpoint import Checkpoint, checkpoint_digest
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.epoch import epoch_key
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.statement import SignedVote
-from headwater_protocol.chain.transaction import (
-    Commit,
-    CommitUpdates,
-    PostCheckpoint,
-    decode_transaction,
-)
+from headwater_protocol.chain.transaction import CommitUpdates, PostCheckpoint, decode_transaction
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import (

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from headwater_protocol.chain.checkpoint import MergeInput
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.evidence import WithheldPayload
 from headwater_protocol.chain.round import MergeCorrection
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import Commit
 from headwater_protocol.identifiers import (
     ChainId,
     Digest,

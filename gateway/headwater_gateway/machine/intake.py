@@ -14,15 +14,10 @@ from typing import Final
 from headwater_gateway.machine.effects import CheckUpdate, Effect, Publish, TakeIn
 from headwater_gateway.machine.metrics import Metrics
 from headwater_gateway.machine.speaker import pick_speaker
+from headwater_protocol.chain.claim import Commit, UpdateClaim, update_message
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import (
-    MAX_BATCH_COMMITS,
-    Commit,
-    CommitUpdates,
-    UpdateClaim,
-    update_message,
-)
+from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, CommitUpdates
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record

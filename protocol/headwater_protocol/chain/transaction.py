@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.block import MAX_TRANSACTION_BYTES, BlockHeader, Certificate
 from headwater_protocol.chain.checkpoint import CheckpointSignature, SignedCheckpoint
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.justice import JusticeBody
 from headwater_protocol.chain.market import MarketBody, SponsoredTask
 from headwater_protocol.chain.proof import StateProof
@@ -30,7 +31,6 @@ from headwater_protocol.identifiers import (
     EpochNumber,
     Network,
     Nonce,
-    NumExamples,
     RoundNumber,
     Signature,
     TaskId,
@@ -97,18 +97,6 @@ class RevokeDevice:
     revocation: Revocation
     registrar: AccountId
     signature: Signature
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """An update's entry on the ledger; the round gives what else the device signed."""
-
-    device: DeviceId
-    payload: Digest
-    """The blob that holds the encoded delta."""
-    num_examples: NumExamples
-    signature: Signature
-    """The device's, over the `UpdateClaim`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,20 +251,6 @@ class SignedTransaction:
     signature: Signature
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateClaim:
-    """What a device signs about its update; the commit and the round restore it."""
-
-    KIND: ClassVar[str] = "update-claim/1"
-
-    shard: ChainId
-    round: RoundNumber
-    base: Digest
-    device: DeviceId
-    payload: Digest
-    num_examples: NumExamples
-
-
 SMALL_BYTES: Final = 1_024
 """Up to here thousands of decoded transactions are remembered, beyond only a few."""
 
@@ -321,8 +295,3 @@ def verify_transaction(signed: SignedTransaction, verifier: Verifier) -> None:
 def transaction_digest(encoded: bytes) -> Digest:
     """The name of an encoded transaction."""
     return hash_bytes(Domain.TRANSACTION, encoded)
-
-
-def update_message(network: Network, claim: UpdateClaim) -> bytes:
-    """The bytes that a device signs for its update."""
-    return signing_bytes(Domain.UPDATE, network, encode_record(claim))

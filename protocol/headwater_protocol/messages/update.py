@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from headwater_protocol.chain.transaction import Commit, UpdateClaim
+from headwater_protocol.chain.claim import Commit, UpdateClaim
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import Length, decode_record
 from headwater_protocol.identifiers import (

@@ -7,16 +7,10 @@ holds all of it.
 from collections.abc import Mapping
 
 from headwater_protocol.chain.checkpoint import Merge
+from headwater_protocol.chain.claim import Commit, UpdateClaim, update_message
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import (
-    AttestModel,
-    Commit,
-    CommitUpdates,
-    PostScores,
-    UpdateClaim,
-    update_message,
-)
+from headwater_protocol.chain.transaction import AttestModel, CommitUpdates, PostScores
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.identifiers import (

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
 
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import UNAVAILABLE, Commit
+from headwater_protocol.chain.transaction import UNAVAILABLE
 from headwater_protocol.identifiers import DeviceId, Digest, RoundNumber, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.shardchain.reputation import REPUTATION_DECAY

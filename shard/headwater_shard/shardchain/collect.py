@@ -2,13 +2,9 @@
 
 from dataclasses import replace
 
+from headwater_protocol.chain.claim import Commit, UpdateClaim, update_message
 from headwater_protocol.chain.round import Round, RoundPhase
-from headwater_protocol.chain.transaction import (
-    Commit,
-    CommitUpdates,
-    UpdateClaim,
-    update_message,
-)
+from headwater_protocol.chain.transaction import CommitUpdates
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import BadSignature
 from headwater_protocol.identifiers import (

@@ -5,13 +5,14 @@ from typing import Annotated, ClassVar, Final
 
 from headwater_protocol.chain.account import PenaltyBalance, RewardBalance
 from headwater_protocol.chain.checkpoint import SignedCheckpoint
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.device import Device
 from headwater_protocol.chain.epoch import Epoch
 from headwater_protocol.chain.proof import MAX_NAMESPACES, SHARD_NAMESPACES
 from headwater_protocol.chain.round import CountField, MergeCorrection, Round
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, UNAVAILABLE, Commit
+from headwater_protocol.chain.transaction import MAX_BATCH_COMMITS, UNAVAILABLE
 from headwater_protocol.encoding.record import Count, Range
 from headwater_protocol.identifiers import (
     ChainId,

@@ -12,10 +12,11 @@ IEEE Network 2021; Cao et al., "FLTrust", NDSS 2021, for the reference.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.round import Round, RoundPhase
 from headwater_protocol.chain.task import Task
-from headwater_protocol.chain.transaction import UNAVAILABLE, Commit, PostScores
+from headwater_protocol.chain.transaction import UNAVAILABLE, PostScores
 from headwater_protocol.identifiers import AccountId, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.shardchain.collect import get_round

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from headwater_protocol.chain.checkpoint import CheckpointSignature, checkpoint_message
+from headwater_protocol.chain.claim import Commit
 from headwater_protocol.chain.genesis import encode_genesis
 from headwater_protocol.chain.round import RoundPhase
 from headwater_protocol.chain.task import Task
@@ -19,7 +20,6 @@ from headwater_protocol.chain.transaction import (
     AdoptEpoch,
     AttestMerge,
     AttestModel,
-    Commit,
     CommitUpdates,
     PostCheckpoint,
     PostScores,

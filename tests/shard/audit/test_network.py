@@ -20,12 +20,7 @@ from headwater_protocol.chain.checkpoint import (
 )
 from headwater_protocol.chain.market import CloseTask
 from headwater_protocol.chain.round import RoundPhase
-from headwater_protocol.chain.transaction import (
-    AdoptTask,
-    CommitUpdates,
-    PostCheckpoint,
-    Transfer,
-)
+from headwater_protocol.chain.transaction import AdoptTask, CommitUpdates, PostCheckpoint, Transfer
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey
 from headwater_protocol.identifiers import (
     MAIN_CHAIN,
