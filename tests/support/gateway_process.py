@@ -37,7 +37,7 @@ from headwater_protocol.reasons import ReasonCode
 from headwater_shard.layout import DataFolder
 from headwater_shard.store import LedgerStore
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 TASK = """\
 name = "digits"
 rounds = {rounds}

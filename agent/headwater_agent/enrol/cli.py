@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Final
 
 from headwater_agent.enrol.client import RegistrarRefusal, parse_url
@@ -38,7 +39,7 @@ def run_enroll(arguments: argparse.Namespace) -> int:
         folder=EnrolmentFolder(arguments.out),
         ca_file=arguments.ca,
         fingerprint=_read_fingerprint(arguments.fingerprint),
-        data=arguments.data,
+        data=place_data(arguments.data, arguments.out),
         wait_s=arguments.wait,
     )
     joining = Joining(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
@@ -59,6 +60,13 @@ def run_enroll(arguments: argparse.Namespace) -> int:
     next_step = f"headwater-agent run --config {plan.folder.config}"
     print(f"{plan.folder.config} is written; next: {next_step}", file=sys.stderr)
     return 0
+
+
+def place_data(text: str, out: Path) -> str:
+    """A data path as the configuration in `out` names it: what was typed is relative to here."""
+    path = Path(text).expanduser()
+    is_elsewhere = out.absolute() != Path.cwd()
+    return str(path.absolute()) if is_elsewhere and path.exists() else text
 
 
 def _read_token(text: str) -> Token:

@@ -34,13 +34,19 @@ def test_a_child_is_killed_and_started_again(tmp_path: Path) -> None:
         assert (child.pid, child.code) == (None, -9)
 
 
+def state_of(child: Child) -> str:
+    return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_a_child_that_is_frozen_can_be_stopped_after_it_goes_on(tmp_path: Path) -> None:
     child = make_child(tmp_path, "import time; print('up'); time.sleep(60)")
     child.start()
     wait_for(child.log, "up")
     child.pause()
-    state = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    assert state in {"T", "t"}
+    deadline = time.monotonic() + PATIENCE_S
+    while state_of(child) not in {"T", "t"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     child.resume()
     assert child.stop() == -15
 
