@@ -16,7 +16,10 @@ for one delegate, among the nodes of others."""
 
 DEFAULT_SNAPSHOT_INTERVAL_BLOCKS: Final = 1_000
 MAX_SNAPSHOT_INTERVAL_BLOCKS: Final = 10_000_000
-COMET_KEYS: Final = ("binary", "node_key", "snapshot_interval_blocks", "state_sync", "nodes")
+COMET_KEYS: Final = (
+    *("binary", "node_key", "snapshot_interval_blocks", "state_sync", "sign_without_memory"),
+    "nodes",
+)
 NODE_KEYS: Final = ("chain", "listen", "peers")
 
 TEMPLATE: Final = """\
@@ -76,6 +79,8 @@ class CometConfig:
     """Blocks between the snapshots from which new nodes start; 0 makes none."""
     uses_state_sync: bool = True
     """Whether a node without blocks starts from a snapshot, where its peers have one."""
+    signs_without_memory: bool = False
+    """Whether a validator that remembers nothing signs at the height under way."""
 
     def node_of(self, chain: ChainId) -> CometNodeConfig:
         """The node of `chain`.
@@ -122,6 +127,7 @@ def parse_engine(root: TomlTable) -> CometConfig | None:
         node_key=table.path("node_key") if table.has("node_key") else None,
         snapshot_interval_blocks=interval,
         uses_state_sync=table.boolean("state_sync", default=True),
+        signs_without_memory=table.boolean("sign_without_memory", default=False),
     )
     table.require_empty(COMET_KEYS)
     return config

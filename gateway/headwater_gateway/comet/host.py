@@ -127,6 +127,7 @@ class CometHost:
                     persistent_peers=node.peers,
                     binary=config.binary,
                     node_key=config.node_key,
+                    signs_without_memory=config.signs_without_memory,
                     state_sync=None if self._lines is None else self._lines.state_sync,
                 ),
                 now_ms=now_ms,

@@ -87,6 +87,7 @@ class CometSigner:
         chain: ChainId,
         last: SignedStep | None,
         save: Callable[[SignedStep], None],
+        signs_without_memory: bool = False,
     ) -> None:
         """Go on from what was signed.
 
@@ -97,6 +98,8 @@ class CometSigner:
             last: What `save` was given last; without it, the first height that is asked for goes by
                 without a signature, unless it is the chain's first.
             save: Puts a step on disk; durable when it returns.
+            signs_without_memory: Sign the first height too, on an operator's word that this key has
+                not signed there: the way out if a third of the power has forgotten at once.
         """
         self._key = key
         self._network = network
@@ -104,7 +107,7 @@ class CometSigner:
         self._chain_id = comet_chain_id(network, chain)
         self._last = last
         self._save = save
-        self._forgotten: int | None = None
+        self._forgotten: int | None = 0 if signs_without_memory else None
 
     def view_at(self, height: Height) -> View | None:
         """The view of `height` in which the node voted last; None where it has not yet."""

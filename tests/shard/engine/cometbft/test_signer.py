@@ -58,14 +58,27 @@ def make_signer(saved: list[SignedStep] | None = None) -> CometSigner:
     )
 
 
-def make_forgetful(saved: list[SignedStep]) -> CometSigner:
-    return CometSigner(key=KEY, network=NETWORK, chain=MAIN_CHAIN, last=None, save=saved.append)
+def make_forgetful(saved: list[SignedStep], *, signs: bool = False) -> CometSigner:
+    return CometSigner(
+        key=KEY,
+        network=NETWORK,
+        chain=MAIN_CHAIN,
+        last=None,
+        save=saved.append,
+        signs_without_memory=signs,
+    )
 
 
 def test_a_new_validator_signs_the_first_height_of_a_chain() -> None:
     signer = make_forgetful([])
     signer.sign_vote(vote(height=1), CHAIN_ID)
     signer.sign_vote(vote(height=2), CHAIN_ID)
+
+
+def test_an_operator_may_vouch_for_a_key_that_remembers_nothing() -> None:
+    saved: list[SignedStep] = []
+    make_forgetful(saved, signs=True).sign_vote(vote(height=5), CHAIN_ID)
+    assert [step.height for step in saved] == [5]
 
 
 def test_who_remembers_nothing_lets_one_height_pass() -> None:

@@ -129,6 +129,7 @@ class CometEngine:
             chain=chain,
             last=signed.load(),
             save=signed.save,
+            signs_without_memory=config.signs_without_memory,
         )
         self.replica = Replica(
             application=application,

@@ -77,6 +77,8 @@ class NodeConfig:
     """None looks for it on the PATH and in `~/go/bin`."""
     node_key: Path | None = None
     """What peers know the node by; None keeps one in the home folder, which goes with it."""
+    signs_without_memory: bool = False
+    """Whether a validator that remembers nothing signs at the height under way; see `signer`."""
 
     @property
     def node_key_file(self) -> Path:
