@@ -69,7 +69,7 @@ from headwater_agent.machine.outbox import HOLDING, TRANSIENT, Outbox
 from headwater_agent.machine.reading import DirectReader, Reader
 from headwater_agent.machine.speed import Speedometer
 from headwater_agent.machine.tally import Tally
-from headwater_agent.state import Changes, DeviceState, Residual, apply_changes
+from headwater_agent.state import Changes, DeviceState, OutboxEntry, Residual, apply_changes
 from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
@@ -306,6 +306,13 @@ class Device:
         """
         if self._state.residual is own:
             self._state = replace(self._state, residual=copy)
+
+    def share_outbox(self, own: OutboxEntry, copy: OutboxEntry) -> None:
+        """Refer to the shell's copy of the outbox's entry, as `share_residual` does."""
+        if self._state.outbox is own:
+            self._state = replace(self._state, outbox=copy)
+        if self._outbox.entry is own:
+            self._outbox.hold(copy)
 
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""

@@ -182,7 +182,7 @@ class Scorer:
     MAX_REFERENCES: int = 256
     """Kept at a time: a few rounds of every delegate in this process."""
 
-    MAX_DELTA_BYTES: int = 64 * 1024 * 1024
+    MAX_DELTA_BYTES: int = 32 * 1024 * 1024
     """Of decoded updates kept for the other delegates of this process, which score them next."""
 
     def __init__(

@@ -1,18 +1,21 @@
 """The simulated device: power, flash, battery, sleep, clock, and the wires around it."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from headwater_agent.state import Residual
+from headwater_agent.state import OutboxEntry, Residual
 from headwater_firmware_sim.results import RunResult
 from headwater_firmware_sim.scenario.reader import parse_scenario
 from headwater_firmware_sim.stage import make_stage
 from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.run import VirtualRun
-from headwater_firmware_sim.virtual.spill import ResidualSpill
-from headwater_protocol.identifiers import TaskId
+from headwater_firmware_sim.virtual.spill import FlashSpill
+from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.encoding.record import encode_record
+from headwater_protocol.identifiers import RoundNumber, TaskId, TimeMs
 
 HEAD = 'name = "x"\ndevices = 6\nrounds = 2\n[network]\nshards = 1\n[data]\nexamples = 4\n'
 
@@ -114,18 +117,47 @@ def test_lost_messages_have_no_copy_and_repeated_ones_two() -> None:
 
 
 def test_a_spilled_residual_reads_as_before_until_a_newer_one_takes_its_place() -> None:
-    spill = ResidualSpill()
+    spill = FlashSpill()
     first = Residual(task=TaskId("t"), values=b"a" * 8)
-    spilled = spill.put(3, first)
+    spilled = spill.put_residual(3, first)
     assert first.values == b"a" * 8
     assert (spilled.task, spilled.values) == ("t", b"a" * 8)
-    spill.put(4, Residual(task=TaskId("t"), values=b"c" * 8))
+    spill.put_residual(4, Residual(task=TaskId("t"), values=b"c" * 8))
     assert spilled.values == b"a" * 8
-    assert spill.put(3, Residual(task=TaskId("u"), values=b"b" * 4)).values == b"b" * 4
-    with pytest.raises(LookupError, match="device 3 has a newer residual"):
+    assert spill.put_residual(3, Residual(task=TaskId("u"), values=b"b" * 4)).values == b"b" * 4
+    with pytest.raises(LookupError, match="device 3 has written something newer"):
         _ = spilled.values
     large = Residual(task=TaskId("t"), values=bytes(1_000_000))
-    assert spill.put(3, large) is large
+    assert spill.put_residual(3, large) is large
+    spill.close()
+
+
+def test_a_spilled_update_reads_as_before_and_its_copies_too() -> None:
+    spill = FlashSpill()
+    entry = OutboxEntry(
+        round=RoundNumber(1),
+        task=TaskId("t"),
+        payload=blob_digest(b"payload"),
+        update=b"u" * 10,
+        deadline_ms=TimeMs(5),
+        verdict_until_ms=TimeMs(9),
+        is_held=False,
+        tensor_sizes=(3,),
+        bits=8,
+        fraction_bits=20,
+        delta_norm_units=7,
+    )
+    spilled = spill.put_outbox(3, entry)
+    assert type(spilled) is not OutboxEntry
+    assert encode_record(spilled) == encode_record(entry)
+    held = replace(spilled, is_held=True)
+    assert (held.is_held, held.update, held.payload) == (True, entry.update, entry.payload)
+    again = spill.put_outbox(3, held)
+    assert (again.is_held, again.update) == (True, entry.update)
+    # What `replace` made holds its own; the one before it is gone from the slot.
+    assert held.update == entry.update
+    with pytest.raises(LookupError, match="something newer"):
+        _ = spilled.update
     spill.close()
 
 
@@ -147,7 +179,7 @@ def test_a_fleet_that_spills_has_the_ledgers_of_one_that_does_not(
     _, plain = run_text(SPILLED)
     monkeypatch.setattr("headwater_firmware_sim.virtual.run.LARGE_FLEET", 1)
     run, spilled = run_text(SPILLED)
-    assert run.world.residuals is not None
+    assert run.world.flash is not None
     assert sum(row.torn_writes for row in spilled.fleet) > 0
     assert spilled.final == plain.final
     assert spilled.fleet == plain.fleet

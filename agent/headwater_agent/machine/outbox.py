@@ -127,7 +127,7 @@ class Outbox:
             self.resume(now_ms)
 
     def hold(self, entry: OutboxEntry) -> None:
-        """Replace the update's entry by the same one, marked as held."""
+        """Replace the update's entry by the same one, marked as held, or kept elsewhere."""
         self._entry = entry
 
     def resume(self, now_ms: int) -> None:

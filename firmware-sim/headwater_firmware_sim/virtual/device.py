@@ -344,11 +344,15 @@ class VirtualDevice:
                 self.state = apply_changes(self.state, effect.changes)
             self.cut_power(again_after_ms=REBOOT_MS)
             return
-        changes, own = effect.changes, effect.changes.residual
-        if world.residuals is not None and own is not None and self._device is not None:
-            copy = world.residuals.put(self.index, own)
+        changes, residual, outbox = effect.changes, effect.changes.residual, effect.changes.outbox
+        if world.flash is not None and residual is not None and self._device is not None:
+            copy = world.flash.put_residual(self.index, residual)
             changes = replace(changes, residual=copy)
-            self._device.share_residual(own, copy)
+            self._device.share_residual(residual, copy)
+        if world.flash is not None and outbox is not None and self._device is not None:
+            entry = world.flash.put_outbox(self.index, outbox)
+            changes = replace(changes, outbox=entry)
+            self._device.share_outbox(outbox, entry)
         self.state = apply_changes(self.state, changes)
 
     def _publish(self, effect: Publish) -> None:

@@ -9,9 +9,10 @@ import mmap
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Final
 
-from headwater_agent.state import Residual
+from headwater_agent.state import OutboxEntry, Residual
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import Digest, TaskId
@@ -25,40 +26,71 @@ SEGMENT_SLOTS: Final = 4_096
 class SpilledResidual(Residual):
     """A residual whose values are read from the file each time they are asked for."""
 
-    __slots__ = ("_device", "_spill", "_turn")
+    __slots__ = ("_device", "_slots", "_turn")
 
-    _spill: "ResidualSpill"
+    _slots: "SlotFile"
     _device: int
     _turn: int
 
-    def __init__(self, *, task: TaskId, spill: "ResidualSpill", device: int, turn: int) -> None:
+    def __init__(self, *, task: TaskId, slots: "SlotFile", device: int, turn: int) -> None:
         # Its fields are frozen, and `values` has none.
         object.__setattr__(self, "task", task)
-        object.__setattr__(self, "_spill", spill)
+        object.__setattr__(self, "_slots", slots)
         object.__setattr__(self, "_device", device)
         object.__setattr__(self, "_turn", turn)
 
     @property
     def values(self) -> bytes:
-        """As in memory.
-
-        Raises:
-            StorageError: If the disk refuses.
-            LookupError: If a newer residual of the device has taken the place; a bug of the caller.
-        """
-        return self._spill.read(self._device, self._turn)
+        """As in memory; errors as `SlotFile.read`."""
+        return self._slots.read(self._device, self._turn)
 
 
-class ResidualSpill:
-    """A slot a device, which holds its newest residual."""
+class SpilledOutboxEntry(OutboxEntry):
+    """An outbox entry whose update is read from the file each time it is asked for.
+
+    One that `replace` makes of it holds its update in memory, until it is spilled in turn.
+    """
+
+    __slots__ = ("_device", "_own", "_slots", "_turn")
+
+    _slots: "SlotFile"
+    _device: int
+    _turn: int
+    _own: bytes | None
+
+    @classmethod
+    def of(
+        cls, entry: OutboxEntry, *, slots: "SlotFile", device: int, turn: int
+    ) -> "SpilledOutboxEntry":
+        """`entry`, whose update was written."""
+        made = object.__new__(cls)
+        for field in fields(entry):
+            value = None if field.name == "update" else getattr(entry, field.name)
+            object.__setattr__(made, field.name, value)
+        object.__setattr__(made, "_slots", slots)
+        object.__setattr__(made, "_device", device)
+        object.__setattr__(made, "_turn", turn)
+        return made
+
+    @property
+    def update(self) -> bytes:
+        """As in memory; errors as `SlotFile.read`."""
+        own = self._own
+        return self._slots.read(self._device, self._turn) if own is None else own
+
+    @update.setter
+    def update(self, value: bytes | None) -> None:
+        object.__setattr__(self, "_own", value)
+
+
+class FlashSpill:
+    """The flash of many devices: for each a slot of its newest residual, and of its update."""
 
     def __init__(self) -> None:
-        self._slot_bytes = 0
-        self._segments: dict[int, int] = {}
-        self._turns: dict[int, int] = {}
-        self._sizes: dict[int, int] = {}
+        self._residuals = SlotFile()
+        self._updates = SlotFile()
 
-    def put(self, device: int, residual: Residual) -> Residual:
+    def put_residual(self, device: int, residual: Residual) -> Residual:
         """Write a residual in place of the device's older one.
 
         Returns:
@@ -68,24 +100,61 @@ class ResidualSpill:
         Raises:
             StorageError: If the disk refuses.
         """
-        values = residual.values
+        turn = self._residuals.write(device, residual.values)
+        if turn is None:
+            return residual
+        return SpilledResidual(task=residual.task, slots=self._residuals, device=device, turn=turn)
+
+    def put_outbox(self, device: int, entry: OutboxEntry) -> OutboxEntry:
+        """Write an update in place of the device's older one; the rest as `put_residual`."""
+        turn = self._updates.write(device, entry.update)
+        if turn is None:
+            return entry
+        return SpilledOutboxEntry.of(entry, slots=self._updates, device=device, turn=turn)
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._residuals.close()
+        self._updates.close()
+
+
+class SlotFile:
+    """Unlinked files with a slot a device, which holds what was written there last."""
+
+    def __init__(self) -> None:
+        self._slot_bytes = 0
+        self._segments: dict[int, int] = {}
+        self._turns: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+
+    def write(self, device: int, values: bytes) -> int | None:
+        """Put values into the device's slot; what to read them with, None if they do not fit.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
         if self._slot_bytes == 0:
             self._slot_bytes = -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE
         turn = self._turns[device] = self._turns.get(device, 0) + 1
         if len(values) > self._slot_bytes:
-            return residual
+            return None
         file, offset = self._place(device)
         try:
             os.pwrite(file, values, offset)
         except OSError as error:
             raise StorageError(f"the temporary folder: {error}; free space there") from error
         self._sizes[device] = len(values)
-        return SpilledResidual(task=residual.task, spill=self, device=device, turn=turn)
+        return turn
 
     def read(self, device: int, turn: int) -> bytes:
-        """The values that were written at the device's turn; errors as `SpilledResidual.values`."""
+        """What was written at the device's turn.
+
+        Raises:
+            StorageError: If the disk refuses.
+            LookupError: If something newer has taken the place; a bug of the caller.
+        """
         if self._turns.get(device) != turn:
-            raise LookupError(f"device {device} has a newer residual")
+            raise LookupError(f"device {device} has written something newer")
         file, offset = self._place(device)
         size = self._sizes[device]
         try:

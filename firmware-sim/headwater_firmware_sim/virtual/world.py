@@ -13,7 +13,7 @@ from headwater_firmware_sim.virtual.broker import Broker
 from headwater_firmware_sim.virtual.clock import Clock
 from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.reader import RememberingReader
-from headwater_firmware_sim.virtual.spill import ResidualSpill
+from headwater_firmware_sim.virtual.spill import FlashSpill
 
 MAX_REMEMBERED: int = 50_000
 """Signatures: an update's is asked for again within a few blocks, a receipt's never."""
@@ -46,8 +46,8 @@ class World:
         default_factory=lambda: RememberingVerifier(max_remembered=MAX_REMEMBERED)
     )
     reader: RememberingReader = field(default_factory=RememberingReader)
-    residuals: ResidualSpill | None = None
-    """Where a large fleet keeps its residuals; None leaves them in memory."""
+    flash: FlashSpill | None = None
+    """Where a large fleet keeps residuals and updates; None leaves them in memory."""
     counts: Counter[str] = field(default_factory=Counter)
     faults_log: FaultLog = field(default_factory=FaultLog)
 
