@@ -39,6 +39,11 @@ _Branch: TypeAlias = "tuple[bytes, _Node[V], _Node[V]]"
 _Node: TypeAlias = "_Leaf[V] | _Branch[V] | None"
 _Change: TypeAlias = "tuple[bytes, bytes, tuple[bytes, V] | None]"
 
+_SIDES: Final = tuple(
+    tuple(1 + (byte >> bit & 1) for bit in range(7, -1, -1)) for byte in range(256)
+)
+"""The way down a byte of a key's hash: for each of its bits, where a branch has that side."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapProof:
@@ -216,11 +221,11 @@ def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
 
 
 def _find(node: _Node[V], key_hash: bytes) -> _Leaf[V] | None:
-    bits = _number(key_hash)
-    shift = 255
-    while node is not None and len(node) == 3:
-        node = node[2] if bits >> shift & 1 else node[1]
-        shift -= 1
+    for byte in key_hash:
+        for side in _SIDES[byte]:
+            if node is None or len(node) == 5:
+                return node if node is not None and node[1] == key_hash else None
+            node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
     return node if node is not None and node[1] == key_hash else None
 
 
