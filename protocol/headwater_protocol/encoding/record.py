@@ -83,6 +83,8 @@ class _Schema:
     """Of the array of a record with its kind, and the kind; empty where the class has none."""
     write_fields: Writer
     """The bytes of all fields, which follow either head."""
+    read_plain: Callable[[list[Any]], Any]
+    """The record of these items, or None where a plain one lies outside its annotation."""
     decoders: tuple[tuple[_Decoder, str], ...]
     """Of every field, with the name for errors."""
 
@@ -129,6 +131,10 @@ def from_items(kind: type[R], items: object) -> R:
     schema = _schema(kind)
     if type(items) is not list or len(items) != len(schema.names):
         raise BadEncoding(f"{kind.__name__} has {len(schema.names)} fields")
+    record: R | None = schema.read_plain(items)
+    if record is not None:
+        return record
+    # The decoders say what is wrong with which field.
     values = [
         decode(item, where) for (decode, where), item in zip(schema.decoders, items, strict=True)
     ]
@@ -172,8 +178,44 @@ def _derive_schema(kind: type) -> _Schema:
         write_fields=derive_writer(
             [(name, hints[name]) for name in names], nested=_encode_nested, tagged=encode_record
         ),
+        read_plain=_derive_reader(kind, [hints[name] for name in names], decoders, wheres),
         decoders=tuple(zip(decoders, wheres, strict=True)),
     )
+
+
+def _derive_reader(
+    kind: type, hints: list[Any], decoders: list[_Decoder], wheres: list[str]
+) -> Callable[[list[Any]], Any]:
+    """As a writer, a function made of the annotations: a call a field would be felt."""
+    scope: dict[str, Any] = {"kind": kind}
+    conditions, arguments = ["True"], []
+    for position, (hint, field) in enumerate(zip(hints, dataclasses.fields(kind), strict=True)):
+        value = f"v{position}"
+        bare, metadata = unwrap(hint)
+        if bare is int:
+            bounds = _only(metadata, Range, wheres[position])
+            conditions += [
+                f"type({value}) is int",
+                f"{bounds.lowest} <= {value} <= {bounds.highest}",
+            ]
+        elif bare is bytes:
+            size = _only(metadata, Length, wheres[position])
+            highest = size.lowest if size.highest is None else size.highest
+            conditions += [f"type({value}) is bytes", f"{size.lowest} <= len({value}) <= {highest}"]
+        else:
+            scope[f"decode_{value}"], scope[f"where_{value}"] = decoders[position], wheres[position]
+            arguments.append(f"{field.name}=decode_{value}({value}, where_{value})")
+            continue
+        arguments.append(f"{field.name}={value}")
+    names = "".join(f"v{position}, " for position in range(len(hints)))
+    lines = [
+        "def read_plain(items):",
+        f"    [{names}] = items",
+        f"    return kind({', '.join(arguments)}) if {' and '.join(conditions)} else None",
+    ]
+    # The text is made of the class's own annotations and nothing that anybody sends.
+    exec("\n".join(lines), scope)  # noqa: S102
+    return cast("Callable[[list[Any]], Any]", scope["read_plain"])
 
 
 # At 100 records a device and round, a second function around the cache would be felt.

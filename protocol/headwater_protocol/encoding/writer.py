@@ -46,6 +46,7 @@ def _head(major: int, count: int) -> bytes:
 
 _INTEGERS: Final = tuple(_head(0, count) for count in range(_ONE_BYTE))
 _BYTES_HEADS: Final = tuple(_head(_BYTES, count) for count in range(_ONE_BYTE))
+_TEXT_HEADS: Final = tuple(_head(_TEXT, count) for count in range(_ONE_BYTE))
 
 
 def _write_integer(value: int) -> bytes:
@@ -65,7 +66,8 @@ def _write_bytes(value: bytes) -> bytes:
 def text(value: str) -> bytes:
     """The encoding of a text."""
     data = value.encode()
-    return _head(_TEXT, len(data)) + data
+    size = len(data)
+    return (_TEXT_HEADS[size] if size < _ONE_BYTE else _head(_TEXT, size)) + data
 
 
 def array_head(count: int) -> bytes:
@@ -136,7 +138,7 @@ def _expression(hint: Any, value: str, scope: dict[str, Any]) -> str:
     if hint is bytes:
         return (
             f"(write_plain({value}) if type({value}) is not bytes"
-            f" else bytes_heads[len({value})] + {value} if len({value}) < {_ONE_BYTE}"
+            f" else bytes_heads[n] + {value} if (n := len({value})) < {_ONE_BYTE}"
             f" else write_bytes({value}))"
         )
     if isinstance(hint, type) and issubclass(hint, StrEnum):
