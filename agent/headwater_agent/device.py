@@ -309,13 +309,14 @@ class Device:
 
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""
+        job = self._job
         times = [
             self._outbox.next_timer(is_connected=self._is_connected),
             self._fetcher.next_timer() if self._is_connected else None,
-            None if self._job is None else self._job.deadlines.collect_ms,
-            None if self._job is None else self._job.look_again_ms,
+            None if job is None else job.deadlines.collect_ms,
+            None if job is None else job.look_again_ms,
         ]
-        return min((time_ms for time_ms in times if time_ms is not None), default=None)
+        return min([time_ms for time_ms in times if time_ms is not None], default=None)
 
     def on_timer(self, now_ms: int) -> None:
         """Do what is due; early and repeated calls do no harm."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Annotated, Final, Generic, TypeAlias, TypeVar
 
 from headwater_protocol.encoding.record import Count
 from headwater_protocol.errors import BadProof
@@ -80,7 +80,7 @@ class MerkleMap(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         """The value at `key`, or None."""
-        leaf = _find(self._node, _hash(key))
+        leaf = _find(self._node, hashlib.sha256(key).digest())
         return None if leaf is None or leaf[2] != key else leaf[3]
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
@@ -291,7 +291,7 @@ def _partition(rows: list[_Leaf[V]] | list[_Change[V]], low: int, high: int, dep
     column = 1 if len(rows[low]) == 5 else 0
     while low < high:
         middle = (low + high) // 2
-        if cast(bytes, rows[middle][column])[byte] & mask:
+        if rows[middle][column][byte] & mask:  # type: ignore[index,operator]  # the key hash
             high = middle
         else:
             low = middle + 1
