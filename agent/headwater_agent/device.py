@@ -28,6 +28,7 @@ from headwater_agent.errors import StaleRound
 from headwater_agent.machine.backoff import Jitter
 from headwater_agent.machine.contribution import (
     KEPT_OUT,
+    Deadlines,
     give_back,
     make_contribution,
 )
@@ -562,12 +563,16 @@ class Device:
             # Nobody could be asked what became of it, and this one takes its place.
             self._close_outbox(None, now_ms)
         rounding = derive_seed(self._entropy, trained.round, b"quantize")
+        latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
         try:
             made = make_contribution(
                 trained,
                 round_=job.round,
                 task=job.task,
-                deadlines=job.deadlines,
+                deadlines=Deadlines(
+                    collect_ms=TimeMs(min(job.deadlines.collect_ms, latest_ms)),
+                    verdict_ms=job.deadlines.verdict_ms,
+                ),
                 residual=self._state.residual,
                 key=self._key,
                 network=self._network,
@@ -579,8 +584,7 @@ class Device:
             self._abandon(error.reason, str(error))
             raise
         self._job = None
-        latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
-        entry = replace(made.entry, deadline_ms=TimeMs(min(made.entry.deadline_ms, latest_ms)))
+        entry = made.entry
         self._persist(
             Changes(
                 sequence=self._state.sequence + 1,

@@ -80,8 +80,15 @@ class MerkleMap(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         """The value at `key`, or None."""
-        leaf = _find(self._node, hashlib.sha256(key).digest())
-        return None if leaf is None or leaf[2] != key else leaf[3]
+        node = self._node
+        for byte in hashlib.sha256(key).digest():
+            for side in _SIDES[byte]:
+                if node is None:
+                    return None
+                if len(node) == 5:
+                    return node[3] if node[2] == key else None
+                node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
+        return None if node is None or len(node) == 3 or node[2] != key else node[3]
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Entries in order of their keys' hashes, the same for equal maps."""
@@ -218,15 +225,6 @@ def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
         else:
             stack.append(node[2])
             stack.append(node[1])
-
-
-def _find(node: _Node[V], key_hash: bytes) -> _Leaf[V] | None:
-    for byte in key_hash:
-        for side in _SIDES[byte]:
-            if node is None or len(node) == 5:
-                return node if node is not None and node[1] == key_hash else None
-            node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
-    return node if node is not None and node[1] == key_hash else None
 
 
 def _update(
