@@ -28,6 +28,7 @@ from headwater_agent.errors import StaleRound
 from headwater_agent.machine.backoff import Jitter
 from headwater_agent.machine.contribution import (
     KEPT_OUT,
+    Deadlines,
     give_back,
     make_contribution,
 )
@@ -316,13 +317,14 @@ class Device:
 
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""
+        job = self._job
         times = [
             self._outbox.next_timer(is_connected=self._is_connected),
             self._fetcher.next_timer() if self._is_connected else None,
-            None if self._job is None else self._job.deadlines.collect_ms,
-            None if self._job is None else self._job.look_again_ms,
+            None if job is None else job.deadlines.collect_ms,
+            None if job is None else job.look_again_ms,
         ]
-        return min((time_ms for time_ms in times if time_ms is not None), default=None)
+        return min([time_ms for time_ms in times if time_ms is not None], default=None)
 
     def on_timer(self, now_ms: int) -> None:
         """Do what is due; early and repeated calls do no harm."""
@@ -568,12 +570,16 @@ class Device:
             # Nobody could be asked what became of it, and this one takes its place.
             self._close_outbox(None, now_ms)
         rounding = derive_seed(self._entropy, trained.round, b"quantize")
+        latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
         try:
             made = make_contribution(
                 trained,
                 round_=job.round,
                 task=job.task,
-                deadlines=job.deadlines,
+                deadlines=Deadlines(
+                    collect_ms=TimeMs(min(job.deadlines.collect_ms, latest_ms)),
+                    verdict_ms=job.deadlines.verdict_ms,
+                ),
                 residual=self._state.residual,
                 key=self._key,
                 network=self._network,
@@ -585,8 +591,7 @@ class Device:
             self._abandon(error.reason, str(error))
             raise
         self._job = None
-        latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
-        entry = replace(made.entry, deadline_ms=TimeMs(min(made.entry.deadline_ms, latest_ms)))
+        entry = made.entry
         self._persist(
             Changes(
                 sequence=self._state.sequence + 1,

@@ -116,9 +116,13 @@ def apply_changes(state: DeviceState, changes: Changes) -> DeviceState:
     if changes.receipt is not None:
         receipts = (*receipts, changes.receipt)[-MAX_RECEIPTS:]
     return DeviceState(
-        session=_pick(changes.session, state.session),
-        sequence=_pick(changes.sequence, state.sequence),
-        last_signed_round=RoundNumber(_pick(changes.last_signed_round, state.last_signed_round)),
+        session=state.session if changes.session is None else changes.session,
+        sequence=state.sequence if changes.sequence is None else changes.sequence,
+        last_signed_round=(
+            state.last_signed_round
+            if changes.last_signed_round is None
+            else changes.last_signed_round
+        ),
         outbox=None if changes.clears_outbox else changes.outbox or state.outbox,
         residual=changes.residual or state.residual,
         program=changes.program or state.program,
@@ -127,7 +131,3 @@ def apply_changes(state: DeviceState, changes: Changes) -> DeviceState:
         rejections=state.rejections if changes.rejections is None else changes.rejections,
         answers=state.answers if changes.answers is None else changes.answers,
     )
-
-
-def _pick(new: int | None, old: int) -> int:
-    return old if new is None else new

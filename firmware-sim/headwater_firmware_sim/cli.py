@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from headwater_firmware_sim.virtual.collector_pause import rare_collections
 from headwater_shard.command_line import run_app
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ PROGRAM = "headwater-sim"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    return run_app(PROGRAM, _build_app, argv, extra="headwater[sim]")
+    with rare_collections():
+        return run_app(PROGRAM, _build_app, argv, extra="headwater[sim]")
 
 
 def _build_app() -> "typer.Typer":

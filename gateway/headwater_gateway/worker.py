@@ -33,7 +33,7 @@ from headwater_protocol.model.fixed_point import (
     from_float32,
     to_float32,
 )
-from headwater_protocol.model.norms import compute_cosine, inner_product, squared_norm
+from headwater_protocol.model.norms import MeasuredVector, compute_measured_cosine, measure
 from headwater_protocol.model.quantized_delta import QuantizedDelta, int32_delta
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.blobs import Blobs
@@ -146,25 +146,10 @@ def check_scores(work: CheckScores, *, blobs: Blobs) -> Refutation | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Vector:
-    """A delta as it is compared with others."""
-
-    values: NDArray[np.int64]
-    """Shape (num_parameters,)."""
-    squared: int
-    """Its squared norm."""
-
-
-def _make_vector(delta: NDArray[np.int32]) -> _Vector:
-    values = delta.astype(np.int64)
-    return _Vector(values, squared_norm(values))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Reference:
     """What a delegate compares the updates of a round with, and the blob that proves its scores."""
 
-    vector: _Vector
+    vector: MeasuredVector
     blob: bytes
 
 
@@ -197,7 +182,7 @@ class Scorer:
         self._decode = decode
         self._trainers: dict[Digest, Trainer] = {}
         self._references: dict[tuple[ValidatorId, RoundNumber, Digest], _Reference] = {}
-        self._deltas: dict[Digest, _Vector] = {}
+        self._deltas: dict[Digest, MeasuredVector] = {}
 
     def score(self, work: ScoreBatch) -> Scored:
         """The cosines of a batch's updates with the reference, which is stored.
@@ -214,20 +199,14 @@ class Scorer:
             except (InvalidMessage, StorageError):
                 scores.append(UNAVAILABLE)
             else:
-                scores.append(
-                    compute_cosine(
-                        inner_product(delta.values, reference.vector.values),
-                        left_squared=delta.squared,
-                        right_squared=reference.vector.squared,
-                    )
-                )
+                scores.append(compute_measured_cosine(delta, reference.vector))
         return Scored(scores=tuple(scores), reference=self._blobs.put(reference.blob))
 
-    def _delta(self, task: Task, payload: Digest) -> _Vector:
+    def _delta(self, task: Task, payload: Digest) -> MeasuredVector:
         known = self._deltas.get(payload)
         if known is not None and len(known.values) == task.num_parameters:
             return known
-        delta = _make_vector(int32_delta(self._decode(task, self._blobs.get(payload))))
+        delta = measure(int32_delta(self._decode(task, self._blobs.get(payload))))
         while self._deltas and len(self._deltas) * delta.values.nbytes >= self.MAX_DELTA_BYTES:
             del self._deltas[next(iter(self._deltas))]
         self._deltas[payload] = delta
@@ -274,7 +253,7 @@ class Scorer:
             base = to_float32(decode_task_model(task, self._blobs.get(work.base)))
             trained = self.train_reference(work, base, data)
             delta = from_float32(trained, fraction_bits=task.fraction_bits)
-            reference = _Reference(_make_vector(delta.parameters), encode_model(delta))
+            reference = _Reference(measure(delta.parameters), encode_model(delta))
         except (
             InvalidMessage,
             StorageError,

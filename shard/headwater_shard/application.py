@@ -6,6 +6,7 @@ from typing import Final
 from headwater_protocol.chain.block import MAX_BLOCK_TRANSACTIONS, Certificate
 from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.genesis import Genesis
+from headwater_protocol.chain.transaction import SignedTransaction
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidBlock, InvalidMessage, StorageError
 from headwater_protocol.identifiers import (
@@ -90,6 +91,8 @@ class LedgerApplication:
         self._time_ms = TimeMs(0)
         self._recent: dict[Height, State] = {}
         self._pending: dict[BlockContext, tuple[State, Execution]] = {}
+        self._chosen: dict[bytes, SignedTransaction] = {}
+        """What the last proposal was made of: no more than a block, and about to be executed."""
 
     @property
     def network(self) -> Network:
@@ -191,7 +194,7 @@ class LedgerApplication:
         self, candidates: Sequence[bytes], *, time_ms: TimeMs, max_bytes: int
     ) -> tuple[bytes, ...]:
         """Those of `candidates`, in their order, that succeed and fit into `max_bytes`."""
-        return select_transactions(
+        self._chosen = select_transactions(
             self._ledger,
             self._state,
             self._next_context(time_ms, None),
@@ -200,6 +203,7 @@ class LedgerApplication:
             max_bytes=max_bytes,
             max_count=MAX_BLOCK_TRANSACTIONS,
         )
+        return tuple(self._chosen)
 
     def process_proposal(self, context: BlockContext) -> Execution:
         """Execute a peer's proposal; an honest one holds only transactions that succeed.
@@ -242,7 +246,9 @@ class LedgerApplication:
         return executed[1]
 
     def _execute(self, context: BlockContext) -> tuple[State, Execution]:
-        draft, outcomes = apply_block(self._ledger, self._state, context, self._verifier)
+        draft, outcomes = apply_block(
+            self._ledger, self._state, context, self._verifier, decoded=self._chosen
+        )
         state, changes = self._state.updated_with_bytes(draft.changes)
         execution = Execution(
             state_root=state.root,
@@ -281,6 +287,7 @@ class LedgerApplication:
         self._recent[context.height] = self._state
         self._recent.pop(Height(context.height - self._max_recent), None)
         self._pending.clear()
+        self._chosen = {}
 
     def query(self, namespace: str, key: bytes) -> QueryResult:
         """An entry of the committed state with its proof.

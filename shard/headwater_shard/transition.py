@@ -6,7 +6,7 @@ transaction that breaks a rule of the ledger leaves the state unchanged and its 
 outcome.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -142,9 +142,21 @@ def process_transaction(
 
 
 def apply_block(
-    ledger: Ledger, state: State, context: BlockContext, verifier: Verifier
+    ledger: Ledger,
+    state: State,
+    context: BlockContext,
+    verifier: Verifier,
+    *,
+    decoded: Mapping[bytes, SignedTransaction],
 ) -> tuple[Draft, tuple[Outcome, ...]]:
     """Execute a block: the draft that leads from `state` to the next one, and the outcomes.
+
+    Args:
+        ledger: The rules.
+        state: What the block builds on.
+        context: The block.
+        verifier: Checks signatures.
+        decoded: Transactions that `decode_for` returned before, by their bytes.
 
     Raises:
         InvalidBlock: If it holds bytes that are no transaction of this chain.
@@ -154,7 +166,7 @@ def apply_block(
     outcomes: list[Outcome] = []
     for index, data in enumerate(context.transactions):
         try:
-            signed = decode_for(ledger, data, verifier)
+            signed = decoded.get(data) or decode_for(ledger, data, verifier)
         except InvalidMessage as error:
             raise InvalidBlock(f"transaction {index}: {error}") from error
         try:
@@ -176,11 +188,11 @@ def select_transactions(
     *,
     max_bytes: int,
     max_count: int,
-) -> tuple[bytes, ...]:
+) -> dict[bytes, SignedTransaction]:
     """Those of `candidates`, in their order, that succeed one after the other and fit."""
     draft = Draft(state)
     ledger.begin_block(draft, state, context)
-    selected: list[bytes] = []
+    selected: dict[bytes, SignedTransaction] = {}
     size = 0
     for data in candidates:
         if len(data) > max_bytes:
@@ -192,9 +204,9 @@ def select_transactions(
             process_transaction(ledger, draft, signed, context, verifier)
         except InvalidMessage:
             continue
-        selected.append(data)
+        selected[data] = signed
         size += len(data)
-    return tuple(selected)
+    return selected
 
 
 def require_role(*, holds: bool, sender: AccountId, role: str) -> None:

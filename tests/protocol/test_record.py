@@ -18,7 +18,6 @@ from headwater_protocol.encoding.record import (
     encode_record,
     from_items,
     require_valid,
-    to_items,
 )
 from headwater_protocol.errors import BadEncoding, OutOfBounds, TooLarge
 from tests.support.records import example_records
@@ -156,7 +155,7 @@ def test_no_two_examples_of_the_protocol_share_bytes():
 
 
 def test_items_of_a_record_restore_it():
-    assert to_items(SAMPLE) == ITEMS
+    assert encode_record(SAMPLE) == encode_canonical(["sample/1", *ITEMS])
     assert from_items(Sample, ITEMS) == SAMPLE
 
 
@@ -169,6 +168,58 @@ def test_a_record_built_here_is_held_to_its_own_annotations():
         require_valid(dataclasses.replace(SAMPLE, several=(Inner(number=9),)))
     with pytest.raises(BadEncoding):
         require_valid(dataclasses.replace(SAMPLE, flag=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wide:
+    KIND: ClassVar[str] = "wide/1"
+    number: Annotated[int, Range(-(2**63), 2**64 - 1)]
+    data: Annotated[bytes, Length(0, 70_000)]
+    text: Annotated[str, Pattern(".*")]
+    numbers: Annotated[tuple[Annotated[int, Range(-(2**63), 2**64 - 1)], ...], Count(0, 70_000)]
+
+
+SIZES = sorted(
+    {max(0, 2**bits + step) for bits in (0, 3, 5, 8, 16) for step in (-1, 0, 1)} | {23, 24}
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_heads_of_every_length_are_as_cbor_has_them(size):
+    record = Wide(number=0, data=bytes(size), text="é" * size, numbers=(0,) * size)
+    items = ["wide/1", 0, bytes(size), "é" * size, [0] * size]
+    assert encode_record(record) == encode_canonical(items)
+
+
+@pytest.mark.parametrize(
+    "number",
+    sorted(
+        {sign * 2**bits + step for bits in range(64) for sign in (-1, 1) for step in (-1, 0, 1)}
+        - {-(2**63) - 1}
+        | {2**64 - 1}
+    ),
+)
+def test_integers_of_every_length_are_as_cbor_has_them(number):
+    record = Wide(number=number, data=b"", text="", numbers=(number,))
+    assert encode_record(record) == encode_canonical(["wide/1", number, b"", "", [number]])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("number", 2**64), ("number", -(2**63) - 1), ("number", 1.0), ("data", bytearray(b"a")),
+     ("text", {}), ("numbers", (1.0,)), ("numbers", 1)],
+)  # fmt: skip
+def test_what_has_no_encoding_is_not_written(field, value):
+    record = dataclasses.replace(Wide(number=0, data=b"", text="", numbers=()), **{field: value})
+    with pytest.raises(TypeError):
+        encode_record(record)
+    with pytest.raises(BadEncoding):
+        require_valid(record)
+
+
+def test_a_class_without_a_kind_stands_in_no_list_of_its_own():
+    with pytest.raises(TypeError, match="Inner has no KIND"):
+        encode_record(Inner(number=1))
 
 
 def test_kinds_are_told_apart_though_their_fields_are_alike():

@@ -97,7 +97,9 @@ class BlobFetcher:
 
     def next_timer(self) -> int | None:
         """When the next blob is to be asked for again."""
-        return min((fetch.retry_ms for fetch in self._fetches.values()), default=None)
+        if not self._fetches:
+            return None
+        return min(fetch.retry_ms for fetch in self._fetches.values())
 
     def take_due(self, now_ms: int) -> tuple[Digest, ...]:
         """Digests to be asked for again now, sorted; their next request is planned."""

@@ -49,6 +49,7 @@ class Gate:
         pin: Pin | None = None,
     ) -> None:
         self._network = network
+        self._network_name = network_name(network)
         self._shard = trust.shard
         self._device = device
         self._trust = trust
@@ -113,7 +114,7 @@ class Gate:
             OutOfBounds: If it is another network's or shard's.
         """
         topic = parse_topic(text)
-        if topic.network != network_name(self._network) or topic.shard != self._shard:
+        if topic.network != self._network_name or topic.shard != self._shard:
             raise OutOfBounds("a topic of another network or shard")
         return topic
 

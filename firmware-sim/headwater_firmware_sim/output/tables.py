@@ -70,8 +70,9 @@ class Table:
 
     def cells(self) -> Iterator[tuple[Cell, ...]]:
         """The rows, each in order of the columns."""
+        names = [entry.name for entry in fields(self.rows[0])] if self.rows else []
         for row in self.rows:
-            yield tuple(self._cells(row))
+            yield tuple(self._cells(row, names))
 
     def to_dicts(self) -> list[dict[str, Cell]]:
         """The rows as flat dicts; `pandas.DataFrame` takes them as they are."""
@@ -87,9 +88,9 @@ class Table:
         # The stream is the caller's to close.
         text.detach()
 
-    def _cells(self, row: Row) -> Iterator[Cell]:
-        for entry in fields(row):
-            value = getattr(row, entry.name)
+    def _cells(self, row: Row, names: list[str]) -> Iterator[Cell]:
+        for name in names:
+            value = getattr(row, name)
             if isinstance(value, Mapping):
                 yield sum(value.values())
                 yield from (value.get(reason, 0) for reason in self.reasons)

@@ -10,10 +10,7 @@ RFC 8032; Chalkias, Garillot, Nikolaenko, "Taming the many EdDSAs", SSR 2020.
 """
 
 from functools import cached_property
-from typing import Final, Protocol
-
-from Crypto.PublicKey import ECC
-from Crypto.Signature import eddsa
+from typing import TYPE_CHECKING, Final, Protocol
 
 from headwater_protocol.crypto.hashing import Domain, domain_prefix
 from headwater_protocol.encoding.record import encode_record
@@ -25,6 +22,9 @@ try:
     from nacl.exceptions import CryptoError
 except ModuleNotFoundError:  # a device: no PyNaCl in the agent's extra
     sodium = None
+
+if TYPE_CHECKING:
+    from Crypto.PublicKey import ECC
 
 SEED_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
@@ -88,7 +88,9 @@ class SecretKey:
         return ValidatorId(self.public_key)
 
     @cached_property
-    def _pycryptodome_key(self) -> ECC.EccKey:
+    def _pycryptodome_key(self) -> "ECC.EccKey":
+        from Crypto.Signature import eddsa  # noqa: PLC0415  # not needed beside PyNaCl
+
         return eddsa.import_private_key(self._seed)
 
     @cached_property
@@ -100,6 +102,8 @@ class SecretKey:
         if sodium is not None:
             signed: bytes = sodium.crypto_sign(message, self._sodium_key)
             return Signature(signed[:SIGNATURE_BYTES])
+        from Crypto.Signature import eddsa  # noqa: PLC0415
+
         return Signature(eddsa.new(self._pycryptodome_key, "rfc8032").sign(message))
 
     def sign_record(self, domain: Domain, network: Network, record: object) -> Signature:
@@ -127,6 +131,8 @@ def is_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 def is_signature_pycryptodome(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """As `is_signature`, by pycryptodome even where PyNaCl is installed."""
+    from Crypto.Signature import eddsa  # noqa: PLC0415
+
     try:
         eddsa.new(eddsa.import_public_key(public_key), "rfc8032").verify(message, signature)
     except ValueError:

@@ -11,14 +11,12 @@ go in order of declaration. Adding a field is a new version of the kind.
 """
 
 import dataclasses
-import operator
 import re
 import types
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
 from typing import (
-    Annotated,
     Any,
     Final,
     TypeVar,
@@ -29,7 +27,8 @@ from typing import (
     get_type_hints,
 )
 
-from headwater_protocol.encoding.cbor import decode_canonical, encode_canonical
+from headwater_protocol.encoding.cbor import decode_canonical
+from headwater_protocol.encoding.writer import Writer, array_head, derive_writer, text, unwrap
 from headwater_protocol.errors import BadEncoding, OutOfBounds
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
@@ -71,7 +70,6 @@ Plain = int | bytes | str | bool | list[Any] | None
 R = TypeVar("R")
 
 _Decoder = Callable[[Any, str], Any]
-_Encoder = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,17 +77,28 @@ class _Schema:
     """What is derived of a record's annotations, laid out so that little is done a record."""
 
     names: tuple[str, ...]
-    read: Callable[[Any], tuple[Any, ...]]
-    """All fields at once."""
-    encoders: tuple[tuple[int, _Encoder], ...]
-    """Of the fields that do not stand for themselves, with their positions."""
+    head: bytes
+    """Of the array of a record without its kind."""
+    head_with_kind: bytes
+    """Of the array of a record with its kind, and the kind; empty where the class has none."""
+    write_fields: Writer
+    """The bytes of all fields, which follow either head."""
+    read_plain: Callable[[list[Any]], Any]
+    """The record of these items, or None where a plain one lies outside its annotation."""
     decoders: tuple[tuple[_Decoder, str], ...]
     """Of every field, with the name for errors."""
 
 
 def encode_record(record: object) -> bytes:
-    """The canonical bytes of `record`, with its kind in front."""
-    return encode_canonical([_kind(type(record)), *to_items(record)])
+    """The canonical bytes of `record`, with its kind in front.
+
+    Raises:
+        TypeError: If a value has no encoding or the class no kind; our own mistake.
+    """
+    schema = _schema(type(record))
+    if not schema.head_with_kind:
+        raise TypeError(f"{type(record).__name__} has no KIND")
+    return schema.head_with_kind + schema.write_fields(record)
 
 
 def decode_record(kind: type[R], data: bytes, *, max_bytes: int = MAX_RECORD_BYTES) -> R:
@@ -117,20 +126,15 @@ def decode_any_record(kinds: tuple[type[R], ...], data: bytes, *, max_bytes: int
     raise BadEncoding("expected one of " + ", ".join(_kind(kind) for kind in kinds))
 
 
-def to_items(record: object) -> list[Plain]:
-    """The fields of `record` as plain values, without its kind."""
-    schema = _schema(type(record))
-    items = list(schema.read(record))
-    for position, encode in schema.encoders:
-        items[position] = encode(items[position])
-    return items
-
-
 def from_items(kind: type[R], items: object) -> R:
     """The record of class `kind` with the fields `items`; errors as `decode_record`."""
     schema = _schema(kind)
     if type(items) is not list or len(items) != len(schema.names):
         raise BadEncoding(f"{kind.__name__} has {len(schema.names)} fields")
+    record: R | None = schema.read_plain(items)
+    if record is not None:
+        return record
+    # The decoders say what is wrong with which field.
     values = [
         decode(item, where) for (decode, where), item in zip(schema.decoders, items, strict=True)
     ]
@@ -144,11 +148,16 @@ def require_valid(record: object) -> None:
         OutOfBounds: If a field lies outside what its annotation allows.
         BadEncoding: If a field has another type.
     """
-    from_items(type(record), _lists(to_items(record)))
+    try:
+        data = _encode_nested(record)
+    except TypeError as error:
+        raise BadEncoding(str(error)) from error
+    from_items(type(record), decode_canonical(data, max_bytes=MAX_RECORD_BYTES))
 
 
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+def _encode_nested(record: object) -> bytes:
+    schema = _schema(type(record))
+    return schema.head + schema.write_fields(record)
 
 
 def _kind(kind: type) -> str:
@@ -160,59 +169,78 @@ def _derive_schema(kind: type) -> _Schema:
     hints = get_type_hints(kind, include_extras=True)
     names = tuple(field.name for field in dataclasses.fields(kind))
     wheres = [f"{kind.__name__}.{name}" for name in names]
-    codecs = [_codec(hints[name], where) for name, where in zip(names, wheres, strict=True)]
+    decoders = [_decoder(hints[name], where) for name, where in zip(names, wheres, strict=True)]
+    named = cast("str | None", getattr(kind, "KIND", None))
     return _Schema(
         names=names,
-        read=_reader(names),
-        encoders=tuple(
-            (position, encode) for position, (encode, _) in enumerate(codecs) if encode is not _same
+        head=array_head(len(names)),
+        head_with_kind=b"" if named is None else array_head(1 + len(names)) + text(named),
+        write_fields=derive_writer(
+            [(name, hints[name]) for name in names], nested=_encode_nested, tagged=encode_record
         ),
-        decoders=tuple((decode, where) for (_, decode), where in zip(codecs, wheres, strict=True)),
+        read_plain=_derive_reader(kind, [hints[name] for name in names], decoders, wheres),
+        decoders=tuple(zip(decoders, wheres, strict=True)),
     )
+
+
+def _derive_reader(
+    kind: type, hints: list[Any], decoders: list[_Decoder], wheres: list[str]
+) -> Callable[[list[Any]], Any]:
+    """As a writer, a function made of the annotations: a call a field would be felt."""
+    scope: dict[str, Any] = {"kind": kind}
+    conditions, arguments = ["True"], []
+    for position, (hint, field) in enumerate(zip(hints, dataclasses.fields(kind), strict=True)):
+        value = f"v{position}"
+        bare, metadata = unwrap(hint)
+        if bare is int:
+            bounds = _only(metadata, Range, wheres[position])
+            conditions += [
+                f"type({value}) is int",
+                f"{bounds.lowest} <= {value} <= {bounds.highest}",
+            ]
+        elif bare is bytes:
+            size = _only(metadata, Length, wheres[position])
+            highest = size.lowest if size.highest is None else size.highest
+            conditions += [f"type({value}) is bytes", f"{size.lowest} <= len({value}) <= {highest}"]
+        else:
+            scope[f"decode_{value}"], scope[f"where_{value}"] = decoders[position], wheres[position]
+            arguments.append(f"{field.name}=decode_{value}({value}, where_{value})")
+            continue
+        arguments.append(f"{field.name}={value}")
+    names = "".join(f"v{position}, " for position in range(len(hints)))
+    lines = [
+        "def read_plain(items):",
+        f"    [{names}] = items",
+        f"    return kind({', '.join(arguments)}) if {' and '.join(conditions)} else None",
+    ]
+    # The text is made of the class's own annotations and nothing that anybody sends.
+    exec("\n".join(lines), scope)  # noqa: S102
+    return cast("Callable[[list[Any]], Any]", scope["read_plain"])
 
 
 # At 100 records a device and round, a second function around the cache would be felt.
 _schema: Final = cast("Callable[[type], _Schema]", cache(_derive_schema))
 
 
-def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
-    # An attrgetter of one name gives the bare value.
-    if len(names) < 2:
-        return lambda record: tuple(getattr(record, name) for name in names)
-    return operator.attrgetter(*names)
-
-
-def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    metadata: tuple[Any, ...] = ()
-    while True:
-        if hasattr(hint, "__supertype__"):
-            hint = hint.__supertype__
-        elif get_origin(hint) is Annotated:
-            base, *extra = get_args(hint)
-            hint, metadata = base, (*extra, *metadata)
-        else:
-            return hint, metadata
-
-
-def _codec(hint: Any, where: str) -> tuple[_Encoder, _Decoder]:
-    hint, metadata = _unwrap(hint)
+def _decoder(hint: Any, where: str) -> _Decoder:
+    hint, metadata = unwrap(hint)
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return _union_codec(get_args(hint), where)
+        return _union_decoder(get_args(hint), where)
     if origin is tuple:
-        return _tuple_codec(get_args(hint), _only(metadata, Count, where), where)
+        return _tuple_decoder(get_args(hint), _only(metadata, Count, where), where)
     if hint is bool:
-        return _same, _decode_bool
+        return _decode_bool
     if hint is int:
-        return _same, _integer_decoder(_only(metadata, Range, where))
+        return _integer_decoder(_only(metadata, Range, where))
     if hint is bytes:
-        return _same, _bytes_decoder(_only(metadata, Length, where))
+        return _bytes_decoder(_only(metadata, Length, where))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return str, _enum_decoder(hint)
+        return _enum_decoder(hint)
     if hint is str:
-        return _same, _text_decoder(_only(metadata, Pattern, where))
+        return _text_decoder(_only(metadata, Pattern, where))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return to_items, lambda item, _: from_items(hint, item)
+        return lambda item, _: from_items(hint, item)
     raise TypeError(f"{where}: no encoding for {hint!r}")
 
 
@@ -221,10 +249,6 @@ def _only(metadata: tuple[Any, ...], kind: type[R], where: str) -> R:
         if isinstance(item, kind):
             return item
     raise TypeError(f"{where}: the annotation needs a {kind.__name__}")
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _decode_bool(item: Any, where: str) -> bool:
@@ -283,13 +307,10 @@ def _enum_decoder(kind: type[StrEnum]) -> _Decoder:
     return decode
 
 
-def _tuple_codec(arguments: tuple[Any, ...], count: Count, where: str) -> tuple[_Encoder, _Decoder]:
+def _tuple_decoder(arguments: tuple[Any, ...], count: Count, where: str) -> _Decoder:
     if len(arguments) != 2 or arguments[1] is not Ellipsis:
         raise TypeError(f"{where}: only tuples of one item type are records' fields")
-    encode_item, decode_item = _codec(arguments[0], where)
-
-    def encode(value: Any) -> Any:
-        return list(value) if encode_item is _same else [encode_item(item) for item in value]
+    decode_item = _decoder(arguments[0], where)
 
     def decode(items: Any, where: str) -> tuple[Any, ...]:
         if type(items) is not list:
@@ -300,23 +321,17 @@ def _tuple_codec(arguments: tuple[Any, ...], count: Count, where: str) -> tuple[
             )
         return tuple([decode_item(item, where) for item in items])
 
-    return encode, decode
+    return decode
 
 
-def _union_codec(arguments: tuple[Any, ...], where: str) -> tuple[_Encoder, _Decoder]:
+def _union_decoder(arguments: tuple[Any, ...], where: str) -> _Decoder:
     kinds = [argument for argument in arguments if argument is not type(None)]
     if len(kinds) == 1:
-        encode_one, decode_one = _codec(kinds[0], where)
-        return (
-            lambda value: None if value is None else encode_one(value),
-            lambda item, where: None if item is None else decode_one(item, where),
-        )
+        decode_one = _decoder(kinds[0], where)
+        return lambda item, where: None if item is None else decode_one(item, where)
     if len(kinds) != len(arguments):
         raise TypeError(f"{where}: a union of records cannot be None")
     by_name = {_kind(kind): kind for kind in kinds}
-
-    def encode(value: Any) -> Any:
-        return [_kind(type(value)), *to_items(value)]
 
     def decode(item: Any, where: str) -> Any:
         if type(item) is not list or not item or type(item[0]) is not str:
@@ -325,4 +340,4 @@ def _union_codec(arguments: tuple[Any, ...], where: str) -> tuple[_Encoder, _Dec
             raise BadEncoding(f"{where} is of the unknown kind {item[0][:40]!r}")
         return from_items(by_name[item[0]], item[1:])
 
-    return encode, decode
+    return decode

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Annotated, Final, Generic, TypeAlias, TypeVar
 
 from headwater_protocol.encoding.record import Count
 from headwater_protocol.errors import BadProof
@@ -38,6 +38,11 @@ _Leaf: TypeAlias = "tuple[bytes, bytes, bytes, V, bytes]"
 _Branch: TypeAlias = "tuple[bytes, _Node[V], _Node[V]]"
 _Node: TypeAlias = "_Leaf[V] | _Branch[V] | None"
 _Change: TypeAlias = "tuple[bytes, bytes, tuple[bytes, V] | None]"
+
+_SIDES: Final = tuple(
+    tuple(1 + (byte >> bit & 1) for bit in range(7, -1, -1)) for byte in range(256)
+)
+"""The way down a byte of a key's hash: for each of its bits, where a branch has that side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +80,15 @@ class MerkleMap(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         """The value at `key`, or None."""
-        leaf = _find(self._node, _hash(key))
-        return None if leaf is None or leaf[2] != key else leaf[3]
+        node = self._node
+        for byte in hashlib.sha256(key).digest():
+            for side in _SIDES[byte]:
+                if node is None:
+                    return None
+                if len(node) == 5:
+                    return node[3] if node[2] == key else None
+                node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
+        return None if node is None or len(node) == 3 or node[2] != key else node[3]
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Entries in order of their keys' hashes, the same for equal maps."""
@@ -215,15 +227,6 @@ def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
             stack.append(node[1])
 
 
-def _find(node: _Node[V], key_hash: bytes) -> _Leaf[V] | None:
-    bits = _number(key_hash)
-    shift = 255
-    while node is not None and len(node) == 3:
-        node = node[2] if bits >> shift & 1 else node[1]
-        shift -= 1
-    return node if node is not None and node[1] == key_hash else None
-
-
 def _update(
     node: _Node[V], changes: list[_Change[V]], low: int, high: int, depth: int
 ) -> tuple[_Node[V], int]:
@@ -286,7 +289,7 @@ def _partition(rows: list[_Leaf[V]] | list[_Change[V]], low: int, high: int, dep
     column = 1 if len(rows[low]) == 5 else 0
     while low < high:
         middle = (low + high) // 2
-        if cast(bytes, rows[middle][column])[byte] & mask:
+        if rows[middle][column][byte] & mask:  # type: ignore[index,operator]  # the key hash
             high = middle
         else:
             low = middle + 1

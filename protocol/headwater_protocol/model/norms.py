@@ -10,6 +10,7 @@ the norm rounded up this makes it certain that a clipped vector is no longer tha
 Sun et al., "Can You Really Backdoor Federated Learning?", 2019 (norm clipping as a defence).
 """
 
+from dataclasses import dataclass
 from math import isqrt
 from typing import Final
 
@@ -59,7 +60,46 @@ def inner_product(left: IntegerVector, right: IntegerVector) -> int:
     a = left.astype(np.int64, copy=False)
     b = a if right is left else right.astype(np.int64, copy=False)
     reach = _largest_magnitude(a)
-    if len(a) * reach * (reach if right is left else _largest_magnitude(b)) < _INT64_SAFE:
+    return _inner_product(a, b, reaches=reach * (reach if right is left else _largest_magnitude(b)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredVector:
+    """A vector that is compared with many: what does not depend on them is computed once."""
+
+    values: NDArray[np.int64]
+    """Shape (num_parameters,)."""
+    squared: int
+    """Its squared norm."""
+    reach: int
+    """The largest magnitude of an entry."""
+
+
+def measure(vector: IntegerVector) -> MeasuredVector:
+    """`vector` with its squared norm and reach.
+
+    Raises:
+        OutOfBounds: If it is longer than `MAX_PARAMETERS`.
+    """
+    values = vector.astype(np.int64)
+    reach = _largest_magnitude(values) if len(values) else 0
+    return MeasuredVector(values=values, squared=squared_norm(values), reach=reach)
+
+
+def compute_measured_cosine(left: MeasuredVector, right: MeasuredVector) -> int:
+    """As `compute_cosine_ten_thousandths`.
+
+    Raises:
+        OutOfBounds: If the shapes differ.
+    """
+    if left.values.shape != right.values.shape:
+        raise OutOfBounds(f"shapes {left.values.shape} and {right.values.shape}")
+    product = _inner_product(left.values, right.values, reaches=left.reach * right.reach)
+    return compute_cosine(product, left_squared=left.squared, right_squared=right.squared)
+
+
+def _inner_product(a: NDArray[np.int64], b: NDArray[np.int64], *, reaches: int) -> int:
+    if len(a) * reaches < _INT64_SAFE:
         return int(a @ b)
     # |high| <= 2**16 and low < 2**16: each sum stays below MAX_PARAMETERS * 2**32 = 2**58.
     a_high, a_low = a >> 16, a & 0xFFFF

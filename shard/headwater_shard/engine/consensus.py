@@ -224,7 +224,7 @@ class Consensus:
         if state.is_active:
             times.append(state.resend_at or 0)
         others = (self._catch_up.request_at, self._probe_at, self._work.next_timer(state))
-        times.extend(at for at in others if at is not None)
+        times += [at for at in others if at is not None]
         return min(times, default=None)
 
     def on_timer(self, now_ms: int) -> None:

@@ -16,7 +16,7 @@ from headwater_protocol.chain.committee import Committee
 from headwater_protocol.chain.round import Round
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import UNAVAILABLE
-from headwater_protocol.identifiers import DeviceId, Units, ValidatorId
+from headwater_protocol.identifiers import DeviceId, RoundNumber, Units, ValidatorId
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.apportion import apportion
 from headwater_shard.shardchain.records import (
@@ -24,6 +24,7 @@ from headwater_shard.shardchain.records import (
     REWARDS,
     SCORES,
     UPDATES,
+    UpdateEntry,
     batch_key,
     score_key,
     update_key,
@@ -55,17 +56,17 @@ def compute_rewards(
 ) -> RoundRewards:
     """Split `budget` units; nothing is paid where no accepted update is better than noise."""
     contributions: dict[DeviceId, int] = {}
-    for index in range(round_.num_batches):
-        for commit in draft.get_existing(BATCHES, batch_key(round_.number, index)).commits:
-            entry = draft.get_existing(UPDATES, update_key(round_.number, commit.device))
+    batches = [_read_batch(draft, round_.number, index) for index in range(round_.num_batches)]
+    for batch in batches:
+        for device, entry in batch:
             if entry.reason is ReasonCode.OK and entry.score > task.reward_floor:
                 examples = min(entry.num_examples, task.max_examples)
-                contributions[commit.device] = (entry.score - task.reward_floor) * examples
+                contributions[device] = (entry.score - task.reward_floor) * examples
     if not contributions:
         return RoundRewards(devices={}, delegates={})
     for_delegates = budget * task.delegate_thousandths // 1_000
     work = {
-        validator: committee.power_of(validator) * _count_scored(draft, round_, validator)
+        validator: committee.power_of(validator) * _count_scored(draft, round_, batches, validator)
         for validator in sorted(attesters)
     }
     delegates = apportion(for_delegates, work)
@@ -85,14 +86,28 @@ def pay(draft: Draft, rewards: RoundRewards) -> None:
             draft.put(REWARDS, account, RewardBalance(total=Units(total)))
 
 
-def _count_scored(draft: Draft, round_: Round, validator: ValidatorId) -> int:
+def _read_batch(
+    draft: Draft, round_: RoundNumber, index: int
+) -> list[tuple[DeviceId, UpdateEntry]]:
+    """What became of a batch's updates, in their order."""
+    commits = draft.get_existing(BATCHES, batch_key(round_, index)).commits
+    return [
+        (commit.device, draft.get_existing(UPDATES, update_key(round_, commit.device)))
+        for commit in commits
+    ]
+
+
+def _count_scored(
+    draft: Draft,
+    round_: Round,
+    batches: list[list[tuple[DeviceId, UpdateEntry]]],
+    validator: ValidatorId,
+) -> int:
     count = 0
-    for index in range(round_.num_batches):
+    for index, batch in enumerate(batches):
         posted = draft.get(SCORES, score_key(round_.number, index, validator))
         if posted is None:
             continue
-        batch = draft.get_existing(BATCHES, batch_key(round_.number, index))
-        for commit, score in zip(batch.commits, posted.scores, strict=True):
-            entry = draft.get_existing(UPDATES, update_key(round_.number, commit.device))
+        for (_, entry), score in zip(batch, posted.scores, strict=True):
             count += score != UNAVAILABLE and entry.reason is not ReasonCode.UNAVAILABLE
     return count

@@ -27,7 +27,7 @@ class Draft:
         """The record at `key`, or None."""
         changed = self._changes.get(table.namespace)
         if changed is not None and key in changed:
-            return cast("R | None", changed[key])
+            return changed[key]  # type: ignore[return-value]  # as in `State.get`
         return self._below.get(table, key)
 
     def get_existing(self, table: Table[R], key: bytes) -> R:

@@ -11,8 +11,10 @@ from headwater_protocol.model.norms import (
     compute_clip_factor,
     compute_clip_limit,
     compute_cosine_ten_thousandths,
+    compute_measured_cosine,
     compute_norm,
     inner_product,
+    measure,
     scale_by_factor,
     squared_norm,
 )
@@ -31,6 +33,15 @@ def int32(values):
 def test_inner_products_are_exact(pairs):
     left, right = [a for a, _ in pairs], [b for _, b in pairs]
     assert inner_product(int32(left), int32(right)) == sum(a * b for a, b in pairs)
+
+
+@given(st.lists(st.tuples(int32s, int32s), max_size=40))
+def test_measured_vectors_have_the_cosine_of_what_was_measured(pairs):
+    left, right = [int32([pair[side] for pair in pairs]) for side in (0, 1)]
+    measured = measure(left), measure(right)
+    assert compute_measured_cosine(*measured) == compute_cosine_ten_thousandths(left, right)
+    with pytest.raises(OutOfBounds):
+        compute_measured_cosine(measured[0], measure(int32([*left, 1])))
 
 
 def test_the_largest_vectors_do_not_overflow():
