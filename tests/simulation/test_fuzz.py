@@ -60,6 +60,6 @@ def test_leaving_a_part_out_leaves_the_others_as_they_are() -> None:
 
 
 def test_a_run_ends_where_an_election_seats_liars_on_a_third_of_a_committee() -> None:
-    outcome = try_seed(51)
+    outcome = try_seed(94)
     assert outcome.is_beyond
     assert outcome.invariant is None
