@@ -299,11 +299,8 @@ class Device:
         """Refer to the shell's copy of a residual in place of the machine's own.
 
         A residual is as large as the model and read once or twice a round; a shell that can fetch
-        it again need not have it in memory twice, or at all.
-
-        Args:
-            own: As a `Persist` brought it; if the machine has a newer one, nothing is replaced.
-            copy: Equal to it.
+        it again need not have it in memory at all. If the machine has a newer one than `own`, which
+        a `Persist` brought, nothing is replaced by `copy`, which is equal to it.
         """
         if self._state.residual is own:
             self._state = replace(self._state, residual=copy)
