@@ -18,7 +18,7 @@ from headwater_firmware_sim.machines.evidence import (
     find_disagreement,
     list_jailed,
     read_app_hashes,
-    read_height,
+    read_heights,
     read_roots,
     read_updates,
 )
@@ -27,7 +27,7 @@ from headwater_firmware_sim.machines.network import PROBE_S, ProcessNetwork
 from headwater_firmware_sim.machines.run import audit
 from headwater_gateway.keyfile import load_key
 from headwater_protocol.errors import HeadwaterError, TransportError
-from headwater_protocol.identifiers import ValidatorId
+from headwater_protocol.identifiers import ChainId, ValidatorId
 from headwater_shard.layout import DataFolder
 
 RECOVERY_S: Final = 20.0
@@ -76,10 +76,12 @@ class Chaos:
         Raises:
             TransportError: If that takes too long.
         """
-        before = self._heights()
+        before = read_heights(self._network)
         network = self._network
         network.wait(
-            lambda: all(height >= before[place] + 5 for place, height in self._heights().items()),
+            lambda: all(
+                height >= before[place] + 5 for place, height in read_heights(self._network).items()
+            ),
             what="the first rounds",
             timeout_s=WARM_UP_S,
         )
@@ -139,15 +141,15 @@ class Chaos:
             with contextlib.suppress(TransportError):
                 self._network.require_alive()
                 if all(
-                    height > highest[place.rpartition(" ")[2]]
-                    for place, height in self._heights().items()
+                    height > highest[chain]
+                    for (_, chain), height in read_heights(self._network).items()
                 ):
                     break
             if time.monotonic() - started_s > GIVE_UP_S:
                 behind = [
-                    place
-                    for place, height in self._heights().items()
-                    if height <= highest[place.rpartition(" ")[2]]
+                    f"{name} {chain}"
+                    for (name, chain), height in read_heights(self._network).items()
+                    if height <= highest[chain]
                 ]
                 problems.append(f"not recovered in {GIVE_UP_S:.0f} s: {', '.join(behind)}")
                 break
@@ -191,18 +193,10 @@ class Chaos:
             problems.append(f"audit: {outcome}")
         return problems
 
-    def _heights(self) -> dict[str, int]:
-        return {
-            f"{gateway.name} {chain}": read_height(self._network.data(index), chain)
-            for index, gateway in enumerate(self._network.gateways)
-            for chain in self._network.chains
-        }
-
-    def _highest(self) -> dict[str, int]:
+    def _highest(self) -> dict[ChainId, int]:
         """The last block of each chain on any gateway."""
-        highest: dict[str, int] = {}
-        for place, height in self._heights().items():
-            chain = place.rpartition(" ")[2]
+        highest: dict[ChainId, int] = {}
+        for (_, chain), height in read_heights(self._network).items():
             highest[chain] = max(height, highest.get(chain, 0))
         return highest
 

@@ -71,6 +71,15 @@ def read_height(folder: DataFolder, chain: ChainId) -> int:
         return 0
 
 
+def read_heights(network: ProcessNetwork) -> dict[tuple[str, ChainId], int]:
+    """The last block of each chain on each gateway's disk, by the gateway's name and the chain."""
+    return {
+        (gateway.name, chain): read_height(network.data(index), chain)
+        for index, gateway in enumerate(network.gateways)
+        for chain in network.chains
+    }
+
+
 def read_state(folder: DataFolder, chain: ChainId) -> State:
     """The current state of a chain on a gateway's disk.
 

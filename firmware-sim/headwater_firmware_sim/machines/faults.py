@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from headwater_firmware_sim.machines.child import Child
-from headwater_firmware_sim.machines.evidence import list_jailed, read_height
+from headwater_firmware_sim.machines.evidence import list_jailed, read_height, read_heights
 from headwater_firmware_sim.machines.network import SPARE_HOST, ProcessNetwork, program
 from headwater_gateway.gateway_folders import NODE_NAME
 from headwater_gateway.keyfile import load_key
@@ -114,13 +114,14 @@ def cut_halves(network: ProcessNetwork) -> None:
     names = [gateway.name for gateway in network.gateways]
     half = len(names) // 2
     network.hosts.cut([names[:half], names[half:]])
-    before = _heights(network)
+    before = read_heights(network)
     time.sleep(CUT_S)
-    after = _heights(network)
+    after = read_heights(network)
     network.hosts.heal()
-    for place, height in after.items():
-        if height > before[place] + STOPPED_HEIGHTS:
-            raise FaultFailed(f"{place} went from {before[place]} to {height} without a quorum")
+    for (name, chain), height in after.items():
+        start = before[name, chain]
+        if height > start + STOPPED_HEIGHTS:
+            raise FaultFailed(f"{name} {chain} went from {start} to {height} without a quorum")
 
 
 def lose_packets(network: ProcessNetwork) -> None:
@@ -308,14 +309,6 @@ def choose_faults(names: Sequence[str] | None) -> list[Fault]:
         if name not in known:
             raise ConfigError("--only", f"is {name!r}", fix=f"use one of {', '.join(known)}")
     return [fault for fault in FAULTS if not names or fault.name in names]
-
-
-def _heights(network: ProcessNetwork) -> dict[str, int]:
-    return {
-        f"{gateway.name} {chain}": read_height(network.data(index), chain)
-        for index, gateway in enumerate(network.gateways)
-        for chain in network.chains
-    }
 
 
 def _wait_level(network: ProcessNetwork, index: int) -> None:

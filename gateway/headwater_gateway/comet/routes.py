@@ -85,9 +85,15 @@ async def _ask(home: Path, call: dict[str, object]) -> bytes:
             aiohttp.ClientSession(connector=connector) as session,
             session.post("http://node/", json=call) as response,
         ):
-            answer = await response.content.read(MAX_ANSWER_BYTES)
-            while not response.content.at_eof() and len(answer) < MAX_ANSWER_BYTES:
-                answer += await response.content.read(MAX_ANSWER_BYTES - len(answer))
+            answer = await read_answer(response)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise Refused(ReasonCode.BUSY, f"the node does not answer: {error!r}") from error
+    return answer
+
+
+async def read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """The body, cut off after `MAX_ANSWER_BYTES`; errors as aiohttp's."""
+    answer = await response.content.read(MAX_ANSWER_BYTES)
+    while not response.content.at_eof() and len(answer) < MAX_ANSWER_BYTES:
+        answer += await response.content.read(MAX_ANSWER_BYTES - len(answer))
     return answer

@@ -23,7 +23,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
-from headwater_gateway.comet.routes import MAX_ANSWER_BYTES, MAX_CALL_BYTES
+from headwater_gateway.comet.routes import MAX_ANSWER_BYTES, MAX_CALL_BYTES, read_answer
 from headwater_protocol.errors import ConfigError
 from headwater_protocol.identifiers import ChainId
 from headwater_shard.engine.cometbft.shell.home import StateSync
@@ -191,9 +191,7 @@ class _Forwarder:
             async with self._session.post(
                 self._target, data=body, allow_redirects=False
             ) as response:
-                answer = await response.content.read(MAX_ANSWER_BYTES)
-                while not response.content.at_eof() and len(answer) < MAX_ANSWER_BYTES:
-                    answer += await response.content.read(MAX_ANSWER_BYTES - len(answer))
+                answer = await read_answer(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return web.Response(status=502, text=f"{self._target}: {error!r}")
