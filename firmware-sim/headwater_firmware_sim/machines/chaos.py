@@ -19,6 +19,7 @@ from headwater_firmware_sim.machines.evidence import (
     list_jailed,
     read_app_hashes,
     read_heights,
+    read_promises,
     read_roots,
     read_updates,
 )
@@ -33,7 +34,7 @@ from headwater_shard.layout import DataFolder
 RECOVERY_S: Final = 20.0
 """From a fault's end until every chain has gone on at every gateway."""
 GIVE_UP_S: Final = 120.0
-"""After which a network that does not recover is called dead."""
+"""After which a network that does not recover, or serves no device, is called dead."""
 WARM_UP_S: Final = 120.0
 """For the first rounds, before the first fault."""
 
@@ -118,6 +119,7 @@ class Chaos:
             problems.append(str(error))
             self._network.hosts.heal()
         seconds = self._wait_for_progress(problems)
+        self._wait_for_receipt(before.receipts, problems)
         problems += self._look()
         after = read_updates(self._network)
         if after.lost:
@@ -162,6 +164,17 @@ class Chaos:
         except TransportError as error:
             problems.append(str(error))
         return seconds
+
+    def _wait_for_receipt(self, receipts: int, problems: list[str]) -> None:
+        """Until devices have more than `receipts` promises: chains that advance also serve."""
+        try:
+            self._network.wait(
+                lambda: len(read_promises(self._network)) > receipts,
+                what="a receipt after the fault",
+                timeout_s=GIVE_UP_S,
+            )
+        except TransportError as error:
+            problems.append(str(error))
 
     def _look(self) -> list[str]:
         """What does not hold on disk."""

@@ -138,16 +138,8 @@ def find_disagreement(tables: Mapping[str, Mapping[int, str]]) -> str | None:
 
 def read_updates(network: ProcessNetwork) -> Updates:
     """Updates and promises of all devices, compared with the ledger of the first gateway."""
-    sent = 0
-    promises: list[Promise] = []
-    for index in range(network.plan.num_devices):
-        path = network.plan.out / f"device-{index}" / "device.db"
-        sent += read_stored(path).totals["rounds_signed"]
-        promises += {
-            _promise(signed.receipt)
-            for signed in read_proofs(path, since_round=1)
-            if signed.receipt.stage is Stage.VERDICT or signed.receipt.reason is ReasonCode.OK
-        }
+    sent = sum(read_stored(path).totals["rounds_signed"] for path in network.plan.device_databases)
+    promises = read_promises(network)
     commits = {
         shard: read_commits(network.data(0).ledger(shard)) for shard in network.genesis.shards
     }
@@ -157,6 +149,19 @@ def read_updates(network: ProcessNetwork) -> Updates:
         if commits[promise.shard].get((promise.round, promise.device)) != promise.payload
     )
     return Updates(sent=sent, receipts=len(promises), lost=lost)
+
+
+def read_promises(network: ProcessNetwork) -> list[Promise]:
+    """What gateways promised to devices, as the devices have it in writing."""
+    return [
+        promise
+        for path in network.plan.device_databases
+        for promise in {
+            _promise(signed.receipt)
+            for signed in read_proofs(path, since_round=1)
+            if signed.receipt.stage is Stage.VERDICT or signed.receipt.reason is ReasonCode.OK
+        }
+    ]
 
 
 def read_commits(path: Path) -> dict[tuple[RoundNumber, DeviceId], Digest]:

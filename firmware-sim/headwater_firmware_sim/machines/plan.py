@@ -64,6 +64,11 @@ class NetworkPlan:
         return self.num_validators * self.num_shards
 
     @property
+    def device_databases(self) -> list[Path]:
+        """Where each device keeps what it signed and was promised."""
+        return [self.out / f"device-{index}" / "device.db" for index in range(self.num_devices)]
+
+    @property
     def task(self) -> str:
         """A `task.toml` of handwritten digits."""
         return TASK.substitute(
