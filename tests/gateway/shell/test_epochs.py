@@ -82,6 +82,14 @@ def test_what_is_there_is_not_replayed(data: DataFolder, tmp_path: Path) -> None
     assert found == tuple(made)
 
 
+def test_blocks_that_are_ahead_of_the_state_bring_no_later_proofs(
+    data: DataFolder, tmp_path: Path
+) -> None:
+    made = replay(data)
+    assert len(made) > 1
+    assert load(data, tmp_path, 1) == (made[0],)
+
+
 def test_a_draft_that_a_crash_left_is_not_read(data: DataFolder, tmp_path: Path) -> None:
     made = replay(data)
     (tmp_path / "1.new").write_bytes(encode_record(made[0]))
