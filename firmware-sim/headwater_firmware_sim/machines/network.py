@@ -7,6 +7,7 @@ join with tokens, and what happened is read from the ledgers, from CometBFT and 
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -226,6 +227,9 @@ class ProcessNetwork:
         self.mounts.clear()
 
     def __enter__(self) -> "ProcessNetwork":
+        # Whoever ends this process ends dozens of others: all of them stop, whatever the signal.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -356,10 +360,23 @@ def _make_folder(out: Path) -> None:
         if out.exists() and any(out.iterdir()):
             if not (out / MARK).is_file():
                 raise ConfigError("--out", f"{out} is not empty", fix="choose a new folder")
+            for disk in find_mounts(out):  # Of a run that was killed.
+                subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("--out", f"{out}: {error}", fix="choose a folder of yours") from error
+
+
+def find_mounts(folder: Path, *, table: Path = Path("/proc/self/mountinfo")) -> list[Path]:
+    """What is mounted in a folder, the later ones last (see proc_pid_mountinfo(5))."""
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    # Spaces are written as octal escapes.
+    places = [Path(line.split()[4].replace("\\040", " ")) for line in lines]
+    return [place for place in places if place.is_relative_to(folder.resolve())]
 
 
 def _shuffled(examples: Examples) -> Examples:
