@@ -591,7 +591,19 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path}: {error}; {_fix(error)}") from error
+        cause: Exception = error
+        if "disk I/O error" in str(error) and _is_full(path):
+            # Where there is no room for the log's index, SQLite says this and no more.
+            cause = OSError("the disk is full")
+        raise StorageError(f"{path}: {cause}; {_fix(cause)}") from error
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the file system under `path` has not a block left."""
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _fix(error: Exception) -> str:

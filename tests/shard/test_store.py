@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -343,6 +344,32 @@ def test_a_full_disk_is_a_storage_error_and_loses_nothing(path: Path) -> None:
         assert store.height == 1
         store._connection.execute("PRAGMA max_page_count = 1000000")
         append(store, final)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_without_room_for_the_logs_index_is_called_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        path = disk / "ledger.sqlite"
+        with open_store(path) as store:
+            append(store, FINALS[0])
+        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(4_096)):
+                pass
+        with (
+            pytest.raises(StorageError, match="full; free disk space"),
+            open_store(path) as store,
+        ):
+            append(store, FINALS[1])
+        (disk / "filler").unlink()
+        with open_store(path) as store:
+            append(store, FINALS[1])
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 CHILD = """

@@ -5,6 +5,7 @@ that are wrong. Here the same numbers come from the protocol's description, by o
 input: the transactions and not the state.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -165,13 +166,15 @@ def compute_payout(
     }
     if not merits:
         return NO_PAYOUT
+    # A delegate's word counts where it had the payload, and the committee had it too.
+    numbers: Counter[ValidatorId] = Counter()
+    for (index, validator), scores in record.scores.items():
+        verdicts = [entry.reason for entry in judgements if entry.batch == index]
+        for score, verdict in zip(scores, verdicts, strict=True):
+            if score != UNAVAILABLE and verdict is not ReasonCode.UNAVAILABLE:
+                numbers[validator] += 1
     labour = {
-        delegate.validator: delegate.voting_power
-        * sum(
-            len(batch)
-            for index, batch in enumerate(record.batches)
-            if (index, delegate.validator) in record.scores
-        )
+        delegate.validator: delegate.voting_power * numbers[delegate.validator]
         for delegate in committee.delegates
         if record.attestations.get(delegate.validator) == model
     }
