@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "shard" / "headwater_shard"
@@ -119,9 +120,17 @@ def _read_parts(path: Path) -> tuple[list[Part], list[Part]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             bodies.append(_part(node.body[0], node))
-        elif isinstance(node, ast.JoinedStr):
+        elif isinstance(node, ast.JoinedStr) or _shortens_key(node):
             texts.append(_part(node, node))
     return bodies, texts
+
+
+def _shortens_key(node: ast.AST) -> TypeGuard[ast.Subscript]:
+    """Whether this is `key.hex()[:16]`, which goes into messages alone."""
+    if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Slice):
+        return False
+    called = node.value.func if isinstance(node.value, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr == "hex"
 
 
 def _part(first: ast.stmt | ast.expr, last: ast.stmt | ast.expr) -> Part:

@@ -220,11 +220,13 @@ def test_the_ledger_draws_by_the_record_and_a_device_finds_itself_in_the_cohort(
     market = make_market(num_devices=9, task=make_task(rounds=12, cohort_size=3))
     chain = market.shard()
     devices = {device.device: device for device in market.devices[chain.chain]}
-    counts = dict.fromkeys(devices, 0)
+    counts, clock = dict.fromkeys(devices, 0), 0
     for _ in range(12):
         open_round(chain)
         round_ = chain.round
         assert round_.rank_threshold != TOP_RANK
+        assert round_.clock == clock
+        clock = advance_clock(clock, cohort_size=3, total_weight=len(devices))
         drawn = {
             device
             for device, record in chain.app.state.items(DEVICES)

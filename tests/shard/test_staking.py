@@ -31,7 +31,7 @@ from headwater_shard.mainchain.staking.pool import (
     credit_delegate,
     get_worth,
 )
-from headwater_shard.mainchain.staking.slash import slash_pool
+from headwater_shard.mainchain.staking.slash import get_own_stake, slash_pool
 from headwater_shard.mainchain.supply import compute_supply
 from headwater_shard.mainchain.transfer import get_balance
 from headwater_shard.state.draft import Draft
@@ -217,6 +217,33 @@ def test_a_slash_hits_all_delegators_in_proportion() -> None:
     assert slash(chain, V0, 100, 1) == 40
     assert compute_supply(chain.app.state) == supply
     assert (worth(chain, V0), worth(chain, ALICE)) == (90, 270)
+
+
+@pytest.mark.parametrize(("thousandths", "taken"), [(0, 0), (1_000, 400)])
+def test_a_slash_takes_nothing_at_the_least_and_everything_at_the_most(
+    thousandths: int, taken: int
+) -> None:
+    chain = main_chain()
+    run(chain, ALICE, delegate(300))
+    assert slash(chain, V0, thousandths, 1) == taken
+
+
+@pytest.mark.parametrize("thousandths", [-1, 1_001])
+def test_a_share_that_is_none_is_not_slashed(thousandths: int) -> None:
+    chain = main_chain()
+    with pytest.raises(ValueError, match="thousandths"):
+        slash(chain, V0, thousandths, 1)
+
+
+def test_own_stake_is_what_is_bonded_has_moved_and_leaves_and_nobody_elses() -> None:
+    chain = main_chain()
+    run(chain, ALICE, delegate(300))
+    draft = Draft(chain.app.state)
+    assert get_own_stake(draft, ALICE.validator) == 0
+    assert get_own_stake(draft, V0.validator) == 100
+    run(chain, V0, undelegate(30), redelegate(20))
+    assert worth(chain, V0) == 50
+    assert get_own_stake(Draft(chain.app.state), V0.validator) == 100
 
 
 def test_a_slash_reaches_what_left_since_the_fault_and_not_what_left_before() -> None:
