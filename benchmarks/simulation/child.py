@@ -7,6 +7,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+LOOK_S: Final = 0.05
+"""Between two looks at the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +20,7 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_mb: float
-    """Resident, of the largest process."""
+    """Resident, of all processes together; what they share counts for each."""
     output: str
 
 
@@ -25,7 +29,11 @@ def run_child(command: list[str]) -> Cost:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         began = time.monotonic()
         child = subprocess.Popen(command, stdout=out, stderr=errors)
-        _, status, usage = os.wait4(child.pid, 0)
+        pid, peak_bytes = 0, 0
+        while not pid:
+            peak_bytes = max(peak_bytes, resident_bytes(child.pid))
+            time.sleep(LOOK_S)
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
         wall_s = time.monotonic() - began
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
@@ -36,9 +44,19 @@ def run_child(command: list[str]) -> Cost:
         return Cost(
             wall_s=wall_s,
             cpu_s=usage.ru_utime + usage.ru_stime,
-            peak_mb=usage.ru_maxrss * 1_024 / 1e6,
+            peak_mb=max(peak_bytes, usage.ru_maxrss * 1_024) / 1e6,
             output=out.read().decode(),
         )
+
+
+def resident_bytes(pid: int) -> int:
+    """Of a process and all that it started; 0 once it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(one)) for one in children)
 
 
 def simulate(scenario: Path) -> Cost:

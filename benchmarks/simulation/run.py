@@ -10,44 +10,16 @@ certified, and the models are evaluated.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from child import simulate
+from child import run_child, simulate
 
 HERE = Path(__file__).parent
 SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
 FLOWER = HERE / ".venv-flower"
 CLIENTS, ROUNDS = 1_000, 3
-
-
-def measure(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak megabytes of a command with all processes that it starts."""
-    with tempfile.NamedTemporaryFile() as log:
-        began = time.monotonic()
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        peak = 0
-        while child.poll() is None:
-            peak = max(peak, resident_bytes(child.pid))
-            time.sleep(0.05)
-        wall_s = time.monotonic() - began
-        if child.returncode:
-            sys.exit(f"{' '.join(command)} failed:\n" + Path(log.name).read_text()[-2_000:])
-        return wall_s, peak / 1e6
-
-
-def resident_bytes(pid: int) -> int:
-    """Of a process and all that it started; 0 once it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(one)) for one in children)
 
 
 def run_ours(name: str) -> float:
@@ -69,11 +41,12 @@ def run_flower() -> float:
         subprocess.run(
             [str(python), "-m", "pip", "install", "-q", "flwr[simulation]>=1.13,<2"], check=True
         )
-    wall_s, peak_mb = measure(
-        [str(python), str(HERE / "flower_side.py"), str(CLIENTS), str(ROUNDS)]
+    cost = run_child([str(python), str(HERE / "flower_side.py"), str(CLIENTS), str(ROUNDS)])
+    print(
+        f"flower, {CLIENTS} no-op clients, {ROUNDS} rounds: {cost.wall_s:.1f} s, "
+        f"{cost.peak_mb:.0f} MB"
     )
-    print(f"flower, {CLIENTS} no-op clients, {ROUNDS} rounds: {wall_s:.1f} s, {peak_mb:.0f} MB")
-    return wall_s
+    return cost.wall_s
 
 
 def main() -> None:
