@@ -33,11 +33,15 @@ _LEAF: Final = b"\0"
 _BRANCH: Final = b"\1"
 
 # Plain tuples, because a large map is made of millions of them:
-# a leaf is (digest, key hash, key, value, value hash), a branch is (digest, left, right).
-_Leaf: TypeAlias = "tuple[bytes, bytes, bytes, V, bytes]"
+# a leaf is (digest, key, value, value hash), a branch is (digest, left, right). A leaf that is split
+# or named in a proof hashes its key anew, which is cheaper than to keep the hash of every key.
+_Leaf: TypeAlias = "tuple[bytes, bytes, V, bytes]"
 _Branch: TypeAlias = "tuple[bytes, _Node[V], _Node[V]]"
 _Node: TypeAlias = "_Leaf[V] | _Branch[V] | None"
 _Change: TypeAlias = "tuple[bytes, bytes, tuple[bytes, V] | None]"
+"""The hash of a key, the key, and what is put there."""
+_Row: TypeAlias = "tuple[bytes, _Leaf[V]]"
+"""The hash of a leaf's key, and the leaf."""
 
 _SIDES: Final = tuple(
     tuple(1 + (byte >> bit & 1) for bit in range(7, -1, -1)) for byte in range(256)
@@ -85,10 +89,10 @@ class MerkleMap(Generic[V]):
             for side in _SIDES[byte]:
                 if node is None:
                     return None
-                if len(node) == 5:
-                    return node[3] if node[2] == key else None
+                if len(node) == 4:
+                    return node[2] if node[1] == key else None
                 node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
-        return None if node is None or len(node) == 3 or node[2] != key else node[3]
+        return None if node is None or len(node) == 3 or node[1] != key else node[2]
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Entries in order of their keys' hashes, the same for equal maps."""
@@ -101,7 +105,7 @@ class MerkleMap(Generic[V]):
         """
         node = self._node
         for depth in range(bits):
-            if node is None or len(node) == 5:
+            if node is None or len(node) == 4:
                 break
             node = node[2] if index >> (bits - 1 - depth) & 1 else node[1]
         for key, value in _walk(node):
@@ -139,12 +143,12 @@ class MerkleMap(Generic[V]):
             siblings.append(EMPTY if sibling is None else Digest(sibling[0]))
             node = right if is_right else left
             depth += 1
-        if node is None or node[1] == key_hash:
+        if node is None or node[1] == key:
             return MapProof(siblings=tuple(siblings), other_key_hash=None, other_value_hash=None)
         return MapProof(
             siblings=tuple(siblings),
-            other_key_hash=Digest(node[1]),
-            other_value_hash=Digest(node[4]),
+            other_key_hash=Digest(_hash(node[1])),
+            other_value_hash=Digest(node[3]),
         )
 
 
@@ -220,8 +224,8 @@ def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
         node = stack.pop()
         if node is None:
             continue
-        if len(node) == 5:
-            yield node[2], node[3]
+        if len(node) == 4:
+            yield node[1], node[2]
         else:
             stack.append(node[2])
             stack.append(node[1])
@@ -233,7 +237,7 @@ def _update(
     """The subtree after `changes[low:high]`, and by how many entries it grew."""
     if low == high:
         return node, 0
-    if node is None or len(node) == 5:
+    if node is None or len(node) == 4:
         return _update_leaf(node, changes, low, high, depth)
     middle = _partition(changes, low, high, depth)
     left, left_added = _update(node[1], changes, low, middle, depth + 1)
@@ -244,38 +248,37 @@ def _update(
 def _update_leaf(
     node: _Leaf[V] | None, changes: list[_Change[V]], low: int, high: int, depth: int
 ) -> tuple[_Node[V], int]:
-    leaves: list[_Leaf[V]] = []
+    rows: list[_Row[V]] = []
     before = 0 if node is None else 1
-    kept = node
+    kept: _Row[V] | None = None if node is None else (_hash(node[1]), node)
     for key_hash, key, change in changes[low:high]:
-        if kept is not None and kept[1] <= key_hash:
-            if kept[1] < key_hash:
-                leaves.append(kept)
+        if kept is not None and kept[0] <= key_hash:
+            if kept[0] < key_hash:
+                rows.append(kept)
             kept = None
         if change is not None:
             value_hash = hashlib.sha256(change[0]).digest()
-            leaves.append(
-                (_leaf_digest(key_hash, value_hash), key_hash, key, change[1], value_hash)
-            )
+            leaf = (_leaf_digest(key_hash, value_hash), key, change[1], value_hash)
+            rows.append((key_hash, leaf))
     if kept is not None:
-        leaves.append(kept)
-    return _build(leaves, 0, len(leaves), depth), len(leaves) - before
+        rows.append(kept)
+    return _build(rows, 0, len(rows), depth), len(rows) - before
 
 
-def _build(leaves: list[_Leaf[V]], low: int, high: int, depth: int) -> _Node[V]:
+def _build(rows: list[_Row[V]], low: int, high: int, depth: int) -> _Node[V]:
     if high - low <= 1:
-        return leaves[low] if high > low else None
-    middle = _partition(leaves, low, high, depth)
+        return rows[low][1] if high > low else None
+    middle = _partition(rows, low, high, depth)
     return _join(
-        _build(leaves, low, middle, depth + 1), _build(leaves, middle, high, depth + 1), full=True
+        _build(rows, low, middle, depth + 1), _build(rows, middle, high, depth + 1), full=True
     )
 
 
 def _join(left: _Node[V], right: _Node[V], *, full: bool = False) -> _Node[V]:
     if not full:
-        if left is None and (right is None or len(right) == 5):
+        if left is None and (right is None or len(right) == 4):
             return right
-        if right is None and left is not None and len(left) == 5:
+        if right is None and left is not None and len(left) == 4:
             return left
     digest = hashlib.sha256(
         _BRANCH + (EMPTY if left is None else left[0]) + (EMPTY if right is None else right[0])
@@ -283,13 +286,12 @@ def _join(left: _Node[V], right: _Node[V], *, full: bool = False) -> _Node[V]:
     return (digest, left, right)
 
 
-def _partition(rows: list[_Leaf[V]] | list[_Change[V]], low: int, high: int, depth: int) -> int:
+def _partition(rows: list[_Row[V]] | list[_Change[V]], low: int, high: int, depth: int) -> int:
     """Where the rows whose key hash has a one at bit `depth` begin."""
     byte, mask = depth >> 3, 128 >> (depth & 7)
-    column = 1 if len(rows[low]) == 5 else 0
     while low < high:
         middle = (low + high) // 2
-        if rows[middle][column][byte] & mask:  # type: ignore[index,operator]  # the key hash
+        if rows[middle][0][byte] & mask:
             high = middle
         else:
             low = middle + 1
