@@ -45,7 +45,7 @@ PROBE_MS: Final = 20_000
 MAX_RECENT: Final = 1
 """States of earlier blocks that a node keeps; each holds what the block after it replaced."""
 
-MAX_EXECUTIONS: Final = 4
+MAX_EXECUTIONS: Final = 2
 """Executions that the nodes of a chain share; each holds a state too."""
 
 Executions = ExecutionCache[tuple[State, Execution]]
