@@ -125,6 +125,33 @@ class Device:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
     """
 
+    __slots__ = (
+        "_asks_permission",
+        "_base",
+        "_effects",
+        "_entropy",
+        "_fetcher",
+        "_fetching_since_ms",
+        "_gate",
+        "_is_connected",
+        "_job",
+        "_key",
+        "_limits",
+        "_network",
+        "_outbox",
+        "_permission",
+        "_reader",
+        "_sent_ms",
+        "_shard",
+        "_speedometer",
+        "_standing",
+        "_state",
+        "_tally",
+        "_topics",
+        "_trust",
+        "_waiting",
+    )
+
     def __init__(
         self,
         *,

@@ -34,6 +34,13 @@ class BlobFetcher:
         kept: Blobs from before a restart.
     """
 
+    __slots__ = (
+        "_blobs",
+        "_fetches",
+        "_jitter",
+        "_limits",
+    )
+
     def __init__(self, *, limits: DeviceLimits, jitter: Jitter, kept: tuple[bytes, ...]) -> None:
         self._limits = limits
         self._jitter = jitter

@@ -38,6 +38,22 @@ class Gate:
         pin: An epoch that the operator vouches for.
     """
 
+    __slots__ = (
+        "_announced",
+        "_announced_height",
+        "_announced_round",
+        "_block_time_ms",
+        "_committee",
+        "_device",
+        "_network",
+        "_network_name",
+        "_pin",
+        "_reader",
+        "_shard",
+        "_trust",
+        "_verifier",
+    )
+
     def __init__(
         self,
         *,
