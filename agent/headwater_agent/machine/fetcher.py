@@ -91,7 +91,10 @@ class BlobFetcher:
         data = fetch.assembly.add(chunk)
         if data is not None:
             self._blobs[chunk.blob] = data
-            del self._fetches[chunk.blob]
+            # A map that was emptied stays as large as it was, until the next round.
+            self._fetches = {
+                digest: other for digest, other in self._fetches.items() if digest != chunk.blob
+            }
             return True
         if len(fetch.assembly.missing) == count_chunks(chunk.blob_bytes):
             # The assembly dropped all its pieces; the timer asks for them again.

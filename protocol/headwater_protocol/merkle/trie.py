@@ -33,8 +33,8 @@ _LEAF: Final = b"\0"
 _BRANCH: Final = b"\1"
 
 # Plain tuples, because a large map is made of millions of them:
-# a leaf is (digest, key, value, value hash), a branch is (digest, left, right). A leaf that is split
-# or named in a proof hashes its key anew, which is cheaper than to keep the hash of every key.
+# a leaf is (digest, key, value, value hash), a branch is (digest, left, right). A leaf that is
+# split or named in a proof hashes its key anew, which costs less than to keep all keys' hashes.
 _Leaf: TypeAlias = "tuple[bytes, bytes, V, bytes]"
 _Branch: TypeAlias = "tuple[bytes, _Node[V], _Node[V]]"
 _Node: TypeAlias = "_Leaf[V] | _Branch[V] | None"
