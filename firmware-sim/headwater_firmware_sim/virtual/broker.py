@@ -6,8 +6,9 @@ subscriber, and a broker that restarts has forgotten everything.
 A filter has at most one `+`. Gateways of one shard share their subscription, so that each update
 goes to one of them, the same for a device as long as it is connected.
 
-A large fleet makes most of the entries here: topics that are kept are interned, as each device
-writes those of its shard anew, and what a single device listens to has no map of its own.
+A large fleet makes most of the entries here: topics are interned, as each device writes those of
+its shard anew and each message brings a copy, and what a single device listens to has no map of its
+own.
 """
 
 import sys
@@ -128,10 +129,11 @@ class Broker:
         self.num_taken += 1
         for tap in self.taps:
             tap(topic, payload)
+        topic = sys.intern(topic)
         parent, _, last = topic.rpartition("/")
         group = parent.rpartition("/")[0]
         if retain and payload:
-            self._retained.setdefault(group, {})[sys.intern(topic)] = payload
+            self._retained.setdefault(group, {})[topic] = payload
         elif retain:
             topics = self._retained.get(group, {})
             topics.pop(topic, None)
