@@ -339,6 +339,11 @@ class Device:
         if self._outbox.entry is own:
             self._outbox.hold(copy)
 
+    def share_state(self, copy: DeviceState) -> None:
+        """Refer to the shell's copy of the state, unless the machine is ahead of it already."""
+        if self._state == copy:
+            self._state = copy
+
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""
         job = self._job

@@ -8,6 +8,7 @@ read by gateways that were down. The system's file cache decides what stays in m
 import mmap
 import os
 import tempfile
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields
@@ -128,8 +129,10 @@ class SlotFile:
     def __init__(self) -> None:
         self._slot_bytes = 0
         self._segments: dict[int, int] = {}
-        self._turns: dict[int, int] = {}
-        self._sizes: dict[int, int] = {}
+        self._turns = array("L")
+        """How often each device has written."""
+        self._sizes = array("L")
+        """Of what each device wrote last, in bytes."""
 
     def write(self, device: int, values: bytes) -> int | None:
         """Put values into the device's slot; what to read them with, None if they do not fit.
@@ -139,7 +142,12 @@ class SlotFile:
         """
         if self._slot_bytes == 0:
             self._slot_bytes = -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE
-        turn = self._turns[device] = self._turns.get(device, 0) + 1
+        num_new = device + 1 - len(self._turns)
+        if num_new > 0:
+            self._turns.frombytes(bytes(num_new * self._turns.itemsize))
+            self._sizes.frombytes(bytes(num_new * self._sizes.itemsize))
+        self._turns[device] += 1
+        turn = self._turns[device]
         if len(values) > self._slot_bytes:
             return None
         file, offset = self._place(device)
@@ -157,7 +165,7 @@ class SlotFile:
             StorageError: If the disk refuses.
             LookupError: If something newer has taken the place; a bug of the caller.
         """
-        if self._turns.get(device) != turn:
+        if self._turns[device] != turn:
             raise LookupError(f"device {device} has written something newer")
         file, offset = self._place(device)
         size = self._sizes[device]
