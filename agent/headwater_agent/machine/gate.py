@@ -5,6 +5,7 @@ of forgeries should not.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from headwater_agent.errors import NotDelegate, StaleRound, WrongDigest
 from headwater_agent.machine.reading import Reader
@@ -211,7 +212,10 @@ class Gate:
         if any(_is_same_answer(receipt, other.receipt) for other in known):
             return None
         verify_receipt(signed, network=self._network, verifier=self._verifier)
-        return signed
+        # Receipts are kept, so they refer to the names that the device holds and not to copies.
+        payload = update_payload if receipt.payload == update_payload else receipt.payload
+        own = replace(receipt, shard=self._shard, device=self._device, payload=payload)
+        return replace(signed, receipt=own)
 
 
 def _is_same_answer(receipt: Receipt, known: Receipt) -> bool:
