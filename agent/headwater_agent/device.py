@@ -118,6 +118,33 @@ class Device:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
     """
 
+    __slots__ = (
+        "_asks_permission",
+        "_base",
+        "_effects",
+        "_entropy",
+        "_fetcher",
+        "_fetching_since_ms",
+        "_gate",
+        "_is_connected",
+        "_job",
+        "_key",
+        "_limits",
+        "_network",
+        "_outbox",
+        "_permission",
+        "_reader",
+        "_sent_ms",
+        "_shard",
+        "_speedometer",
+        "_standing",
+        "_state",
+        "_tally",
+        "_topics",
+        "_trust",
+        "_waiting",
+    )
+
     def __init__(
         self,
         *,
@@ -311,6 +338,11 @@ class Device:
             self._state = replace(self._state, outbox=copy)
         if self._outbox.entry is own:
             self._outbox.hold(copy)
+
+    def share_state(self, copy: DeviceState) -> None:
+        """Refer to the shell's copy of the state, unless the machine is ahead of it already."""
+        if self._state == copy:
+            self._state = copy
 
     def next_timer(self) -> int | None:
         """When `on_timer` is to be called at the latest; None if nothing waits."""

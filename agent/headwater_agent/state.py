@@ -23,8 +23,11 @@ NO_ROUND: Final = RoundNumber(0)
 """Rounds are counted from 1."""
 
 
+_NO_COUNTS: Final[Counts] = MappingProxyType({})
+
+
 def _no_counts() -> Counts:
-    return MappingProxyType({})
+    return _NO_COUNTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -222,5 +222,5 @@ def nodes(tree: MerkleMap[bytes]):
         node = stack.pop()
         if node is not None:
             yield node
-            if len(node) == 3:
+            if isinstance(node, tuple):
                 stack += node[1:]

@@ -11,11 +11,12 @@ from headwater_firmware_sim.results import RunResult
 from headwater_firmware_sim.scenario.reader import parse_scenario
 from headwater_firmware_sim.stage import make_stage
 from headwater_firmware_sim.virtual.conditions import Conditions
+from headwater_firmware_sim.virtual.folder import furthest_disk
 from headwater_firmware_sim.virtual.run import VirtualRun
 from headwater_firmware_sim.virtual.spill import FlashSpill
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
-from headwater_protocol.identifiers import RoundNumber, TaskId, TimeMs
+from headwater_protocol.identifiers import MAIN_CHAIN, RoundNumber, TaskId, TimeMs
 
 HEAD = 'name = "x"\ndevices = 6\nrounds = 2\n[network]\nshards = 1\n[data]\nexamples = 4\n'
 
@@ -176,12 +177,17 @@ rate = 100.0
 def test_a_fleet_that_spills_has_the_ledgers_of_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, plain = run_text(SPILLED)
+    before, plain = run_text(SPILLED)
     monkeypatch.setattr("headwater_firmware_sim.virtual.run.LARGE_FLEET", 1)
+    monkeypatch.setattr("headwater_firmware_sim.virtual.spill.MAX_RECENT_BLOCKS", 2)
     run, spilled = run_text(SPILLED)
     assert run.world.flash is not None
     assert sum(row.torn_writes for row in spilled.fleet) > 0
     assert spilled.final == plain.final
     assert spilled.fleet == plain.fleet
+    for chain in (MAIN_CHAIN, *run.stage.plan.genesis.shards):
+        blocks = furthest_disk(run, chain).blocks
+        assert len(blocks) > 2
+        assert list(blocks) == blocks[:] == furthest_disk(before, chain).blocks
     residuals = [device.state.residual for device in run.devices]
     assert all(type(residual).__name__ == "SpilledResidual" for residual in residuals)

@@ -34,6 +34,13 @@ class BlobFetcher:
         kept: Blobs from before a restart.
     """
 
+    __slots__ = (
+        "_blobs",
+        "_fetches",
+        "_jitter",
+        "_limits",
+    )
+
     def __init__(self, *, limits: DeviceLimits, jitter: Jitter, kept: tuple[bytes, ...]) -> None:
         self._limits = limits
         self._jitter = jitter
@@ -84,7 +91,10 @@ class BlobFetcher:
         data = fetch.assembly.add(chunk)
         if data is not None:
             self._blobs[chunk.blob] = data
-            del self._fetches[chunk.blob]
+            # A map that was emptied stays as large as it was, until the next round.
+            self._fetches = {
+                digest: other for digest, other in self._fetches.items() if digest != chunk.blob
+            }
             return True
         if len(fetch.assembly.missing) == count_chunks(chunk.blob_bytes):
             # The assembly dropped all its pieces; the timer asks for them again.

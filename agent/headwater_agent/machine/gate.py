@@ -5,6 +5,7 @@ of forgeries should not.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from headwater_agent.errors import NotDelegate, StaleRound, WrongDigest
 from headwater_agent.machine.reading import Reader
@@ -37,6 +38,22 @@ class Gate:
         reader: Decodes and checks what the whole fleet is sent.
         pin: An epoch that the operator vouches for.
     """
+
+    __slots__ = (
+        "_announced",
+        "_announced_height",
+        "_announced_round",
+        "_block_time_ms",
+        "_committee",
+        "_device",
+        "_network",
+        "_network_name",
+        "_pin",
+        "_reader",
+        "_shard",
+        "_trust",
+        "_verifier",
+    )
 
     def __init__(
         self,
@@ -195,7 +212,10 @@ class Gate:
         if any(_is_same_answer(receipt, other.receipt) for other in known):
             return None
         verify_receipt(signed, network=self._network, verifier=self._verifier)
-        return signed
+        # Receipts are kept, so they refer to the names that the device holds and not to copies.
+        payload = update_payload if receipt.payload == update_payload else receipt.payload
+        own = replace(receipt, shard=self._shard, device=self._device, payload=payload)
+        return replace(signed, receipt=own)
 
 
 def _is_same_answer(receipt: Receipt, known: Receipt) -> bool:

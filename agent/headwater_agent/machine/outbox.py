@@ -46,6 +46,18 @@ class Outbox:
         committee: Whose refusals count.
     """
 
+    __slots__ = (
+        "_attempt",
+        "_committee",
+        "_entry",
+        "_has_left",
+        "_is_asking",
+        "_jitter",
+        "_limits",
+        "_refusals",
+        "_resend_ms",
+    )
+
     def __init__(
         self,
         *,

@@ -32,6 +32,17 @@ class Speedometer:
         memory_bytes: Of the machine; 0 where nobody knows.
     """
 
+    __slots__ = (
+        "_count",
+        "_link_bytes_per_s",
+        "_memory_bytes",
+        "_program",
+        "_report",
+        "_round_trip_ms",
+        "_speed",
+        "last_ms",
+    )
+
     def __init__(self, *, memory_bytes: int) -> None:
         self._memory_bytes = min(memory_bytes, MAX_MEMORY_BYTES)
         self._program: Digest | None = None

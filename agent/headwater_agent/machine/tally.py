@@ -16,45 +16,49 @@ from headwater_protocol.reasons import ReasonCode
 class Tally:
     """Two maps with at most one entry a reason code.
 
+    The maps are never changed in place, so the state that is persisted may refer to them.
+
     Args:
         rejections: From before a restart.
         answers: From before a restart.
     """
 
+    __slots__ = ("_answers", "_rejections")
+
     def __init__(self, *, rejections: Counts, answers: Counts) -> None:
-        self._rejections = dict(rejections)
-        self._answers = dict(answers)
+        self._rejections = rejections
+        self._answers = answers
 
     @property
     def rejections(self) -> Mapping[ReasonCode, int]:
         """Inputs refused."""
-        return MappingProxyType(self._rejections)
+        return self._rejections
 
     @property
     def answers(self) -> Mapping[ReasonCode, int]:
         """Receipts taken."""
-        return MappingProxyType(self._answers)
+        return self._answers
 
     def add_rejection(self, reason: ReasonCode, detail: str) -> Rejected | None:
         """Count one; the effect for the 1st, 2nd, 4th, 8th and so on, else None."""
-        count = self._rejections.get(reason, 0) + 1
-        self._rejections[reason] = count
+        self._rejections = _add_one(self._rejections, reason)
+        count = self._rejections[reason]
         if count & (count - 1):
             return None
         return Rejected(reason=reason, count=count, detail=detail)
 
     def add_answer(self, reason: ReasonCode) -> None:
         """Count one."""
-        self._answers[reason] = self._answers.get(reason, 0) + 1
+        self._answers = _add_one(self._answers, reason)
 
     def complete(self, changes: Changes, state: DeviceState) -> Changes:
         """`changes` with the counts that differ from those in `state`."""
-        rejections = _changed(self._rejections, state.rejections)
-        answers = _changed(self._answers, state.answers)
+        rejections = None if self._rejections == state.rejections else self._rejections
+        answers = None if self._answers == state.answers else self._answers
         if rejections is None and answers is None:
             return changes
         return replace(changes, rejections=rejections, answers=answers)
 
 
-def _changed(counts: Counts, persisted: Counts) -> Counts | None:
-    return None if counts == persisted else MappingProxyType(dict(sorted(counts.items())))
+def _add_one(counts: Counts, reason: ReasonCode) -> Counts:
+    return MappingProxyType(dict(sorted({**counts, reason: counts.get(reason, 0) + 1}.items())))

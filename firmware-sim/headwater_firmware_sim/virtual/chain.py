@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from headwater_firmware_sim.virtual.spill import SpilledBlocks
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import Block, header_digest, vote_message
 from headwater_protocol.chain.genesis import Genesis
@@ -45,7 +46,7 @@ PROBE_MS: Final = 20_000
 MAX_RECENT: Final = 1
 """States of earlier blocks that a node keeps; each holds what the block after it replaced."""
 
-MAX_EXECUTIONS: Final = 4
+MAX_EXECUTIONS: Final = 2
 """Executions that the nodes of a chain share; each holds a state too."""
 
 Executions = ExecutionCache[tuple[State, Execution]]
@@ -55,7 +56,7 @@ Executions = ExecutionCache[tuple[State, Execution]]
 class ChainDisk:
     """What survives a crash of the gateway."""
 
-    blocks: list[FinalizedBlock] = field(default_factory=list)
+    blocks: list[FinalizedBlock] | SpilledBlocks = field(default_factory=list)
     """From height 1."""
     tip: Tip | None = None
     state: State | None = None
@@ -116,6 +117,8 @@ class ChainSetup:
     timeouts: Timeouts
     equivocators: frozenset[ValidatorId]
     silent: frozenset[ValidatorId]
+    spills: bool
+    """Whether old blocks go to a file, as those of a large fleet should."""
 
 
 class ChainNode:
@@ -141,7 +144,7 @@ class ChainNode:
         self._send = send
         self._on_finalized = on_finalized
         self._on_evidence = on_evidence
-        self.disk = ChainDisk()
+        self.disk = ChainDisk(blocks=SpilledBlocks()) if setup.spills else ChainDisk()
         self.halted: Halted | None = None
         self._machines: dict[ValidatorId, Consensus] = {}
         self._applications: dict[ValidatorId, LedgerApplication] = {}
@@ -194,6 +197,7 @@ class ChainNode:
                 setup.verifier,
                 cache=setup.executions,
                 max_recent=MAX_RECENT,
+                has_store=False,
             )
             if tip is not None and self.disk.state is not None:
                 header = tip.block.header

@@ -23,6 +23,7 @@ from headwater_gateway.worker import (
 )
 from headwater_protocol.chain.task import Task
 from headwater_protocol.chain.transaction import PostScores, decode_transaction
+from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import Verifier
 from headwater_protocol.errors import InvalidMessage
 from headwater_protocol.identifiers import ChainId, Digest, RoundNumber, ValidatorId
@@ -55,7 +56,7 @@ class Compute:
     ) -> None:
         self.blobs = blobs
         self._verifier = verifier
-        self._decoded: dict[bytes, QuantizedDelta] = {}
+        self._decoded: dict[Digest, QuantizedDelta] = {}
         self._scorer = FleetScorer(
             blobs=blobs, data=data, later=later, decode=self._decode, trainings=trainings
         )
@@ -121,13 +122,14 @@ class Compute:
         return known
 
     def _decode(self, task: Task, payload: bytes) -> QuantizedDelta:
-        known = self._decoded.get(payload)
+        name = blob_digest(payload)
+        known = self._decoded.get(name)
         if known is None:
             known = decode_update_payload(task, payload)
             limit = MAX_DECODED_BYTES // task.num_parameters
             while self._decoded and len(self._decoded) >= limit:
                 del self._decoded[next(iter(self._decoded))]
-            self._decoded[payload] = known
+            self._decoded[name] = known
         return known
 
     def _keep(self, key: object, model: Digest) -> None:

@@ -355,6 +355,8 @@ class VirtualDevice:
             changes = replace(changes, outbox=entry)
             self._device.share_outbox(outbox, entry)
         self.state = apply_changes(self.state, changes)
+        if world.flash is not None and self._device is not None:
+            self._device.share_state(self.state)
 
     def _publish(self, effect: Publish) -> None:
         world = self._world

@@ -339,6 +339,7 @@ class VirtualRun:
                     silent=frozenset(
                         who for who, kind in setup.liars.items() if kind is ByzantineKind.SILENT
                     ),
+                    spills=self.world.flash is not None,
                 ),
                 send=self._send,
                 on_finalized=self._on_finalized,

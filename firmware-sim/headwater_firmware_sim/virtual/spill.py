@@ -1,22 +1,27 @@
 """What a large fleet keeps but rarely reads, in an unlinked file in place of memory.
 
 The flash of 100,000 devices holds a gigabyte of error-feedback memory, and their payloads a quarter
-more, of which a round reads each byte once or twice. The system's file cache decides what stays in
-memory.
+more, of which a round reads each byte once or twice; old blocks, which held their transactions, are
+read by gateways that were down. The system's file cache decides what stays in memory.
 """
 
 import mmap
 import os
 import tempfile
+from array import array
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Final
+from typing import Final, overload
 
 from headwater_agent.state import OutboxEntry, Residual
+from headwater_protocol.chain.block import MAX_BLOCK_BYTES, Block, Certificate
 from headwater_protocol.crypto.hashing import blob_digest
+from headwater_protocol.encoding.record import decode_record, encode_record
 from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import Digest, TaskId
 from headwater_shard.blobs import MissingBlob
+from headwater_shard.engine.bft.history import MAX_RECENT_BLOCKS, FinalizedBlock
 
 LARGE_FLEET: Final = 20_000
 """Devices from which on a run spills."""
@@ -124,8 +129,10 @@ class SlotFile:
     def __init__(self) -> None:
         self._slot_bytes = 0
         self._segments: dict[int, int] = {}
-        self._turns: dict[int, int] = {}
-        self._sizes: dict[int, int] = {}
+        self._turns = array("L")
+        """How often each device has written."""
+        self._sizes = array("L")
+        """Of what each device wrote last, in bytes."""
 
     def write(self, device: int, values: bytes) -> int | None:
         """Put values into the device's slot; what to read them with, None if they do not fit.
@@ -135,7 +142,12 @@ class SlotFile:
         """
         if self._slot_bytes == 0:
             self._slot_bytes = -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE
-        turn = self._turns[device] = self._turns.get(device, 0) + 1
+        num_new = device + 1 - len(self._turns)
+        if num_new > 0:
+            self._turns.frombytes(bytes(num_new * self._turns.itemsize))
+            self._sizes.frombytes(bytes(num_new * self._sizes.itemsize))
+        self._turns[device] += 1
+        turn = self._turns[device]
         if len(values) > self._slot_bytes:
             return None
         file, offset = self._place(device)
@@ -153,7 +165,7 @@ class SlotFile:
             StorageError: If the disk refuses.
             LookupError: If something newer has taken the place; a bug of the caller.
         """
-        if self._turns.get(device) != turn:
+        if self._turns[device] != turn:
             raise LookupError(f"device {device} has written something newer")
         file, offset = self._place(device)
         size = self._sizes[device]
@@ -183,13 +195,43 @@ class SlotFile:
         return self._segments[segment], slot * self._slot_bytes
 
 
-class SpilledBlobStore:
-    """Blobs in an unlinked file, found by digest."""
+class AppendedFile:
+    """An unlinked file that grows, with as many records as its user remembers the places of."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as temporary:
             self._file = os.dup(temporary.fileno())
         self._end = 0
+
+    def append(self, data: bytes) -> tuple[int, int]:
+        """Write a record; its place.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        place = (self._end, len(data))
+        try:
+            os.pwrite(self._file, data, self._end)
+        except OSError as error:
+            raise StorageError(f"the temporary folder: {error}; free space there") from error
+        self._end += len(data)
+        return place
+
+    def read(self, place: tuple[int, int]) -> bytes:
+        """The record at `place`."""
+        offset, size = place
+        return os.pread(self._file, size, offset)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+
+
+class SpilledBlobStore:
+    """Blobs in an unlinked file, found by digest."""
+
+    def __init__(self) -> None:
+        self._file = AppendedFile()
         self._places: dict[Digest, tuple[int, int]] = {}
 
     def put_all(self, blobs: Sequence[bytes]) -> tuple[Digest, ...]:
@@ -204,12 +246,7 @@ class SpilledBlobStore:
         """Store one blob; errors as `put_all`."""
         digest = blob_digest(blob)
         if digest not in self._places:
-            try:
-                os.pwrite(self._file, blob, self._end)
-            except OSError as error:
-                raise StorageError(f"the temporary folder: {error}; free space there") from error
-            self._places[digest] = (self._end, len(blob))
-            self._end += len(blob)
+            self._places[digest] = self._file.append(blob)
         return digest
 
     def get(self, digest: Digest) -> bytes:
@@ -221,7 +258,7 @@ class SpilledBlobStore:
         place = self._places.get(digest)
         if place is None:
             raise MissingBlob(f"no blob {digest.hex()}")
-        return os.pread(self._file, place[1], place[0])
+        return self._file.read(place)
 
     def digests(self) -> tuple[Digest, ...]:
         """The blobs' names, in order of writing."""
@@ -233,4 +270,53 @@ class SpilledBlobStore:
 
     def close(self) -> None:
         """Give the file back."""
-        os.close(self._file)
+        self._file.close()
+
+
+class SpilledBlocks(Sequence[FinalizedBlock]):
+    """A chain's blocks in an unlinked file; the newest, which consensus holds too, in memory."""
+
+    def __init__(self) -> None:
+        self._file = AppendedFile()
+        self._places: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        """Of each block and of its certificate."""
+        self._recent: deque[FinalizedBlock] = deque(maxlen=MAX_RECENT_BLOCKS)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> FinalizedBlock: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[FinalizedBlock]: ...
+
+    def __getitem__(self, index: int | slice) -> FinalizedBlock | list[FinalizedBlock]:
+        wanted = range(len(self))[index]
+        return self._load(wanted) if isinstance(wanted, int) else [*map(self._load, wanted)]
+
+    def append(self, final: FinalizedBlock) -> None:
+        """Keep the next block.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        self._places.append(
+            (
+                self._file.append(encode_record(final.block)),
+                self._file.append(encode_record(final.certificate)),
+            )
+        )
+        self._recent.append(final)
+
+    def _load(self, index: int) -> FinalizedBlock:
+        age = len(self) - index
+        if age <= len(self._recent):
+            return self._recent[-age]
+        block, certificate = self._places[index]
+        return FinalizedBlock(
+            block=decode_record(Block, self._file.read(block), max_bytes=MAX_BLOCK_BYTES),
+            certificate=decode_record(
+                Certificate, self._file.read(certificate), max_bytes=MAX_BLOCK_BYTES
+            ),
+        )

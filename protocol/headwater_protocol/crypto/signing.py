@@ -9,7 +9,6 @@ libsodium: `require_libsodium` says so at start-up.
 RFC 8032; Chalkias, Garillot, Nikolaenko, "Taming the many EdDSAs", SSR 2020.
 """
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 from headwater_protocol.crypto.hashing import Domain, domain_prefix
@@ -50,12 +49,15 @@ class DirectVerifier:
 class SecretKey:
     """An Ed25519 key pair made from a 32-byte seed."""
 
-    __slots__ = ("__dict__", "_seed")
+    __slots__ = ("_parsed_key", "_public_key", "_seed")
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a key seed has {SEED_BYTES} bytes, not {len(seed)}")
         self._seed = seed
+        self._public_key: bytes | None = None
+        self._parsed_key: ECC.EccKey | None = None
+        """The seed as pycryptodome takes it, where that signs."""
 
     def __repr__(self) -> str:
         return f"SecretKey(public={self.public_key.hex()[:16]}…)"
@@ -65,12 +67,17 @@ class SecretKey:
         """The 32 secret bytes, for storage only."""
         return self._seed
 
-    @cached_property
+    @property
     def public_key(self) -> bytes:
         """The 32 bytes that name the holder."""
-        if sodium is not None:
-            return bytes(sodium.crypto_sign_seed_keypair(self._seed)[0])
-        return bytes(self._pycryptodome_key.public_key().export_key(format="raw"))
+        known = self._public_key
+        if known is None:
+            if sodium is not None:
+                known = bytes(sodium.crypto_sign_seed_keypair(self._seed)[0])
+            else:
+                known = bytes(self._pycryptodome_key.public_key().export_key(format="raw"))
+            self._public_key = known
+        return known
 
     @property
     def account(self) -> AccountId:
@@ -87,20 +94,18 @@ class SecretKey:
         """The public key as a validator."""
         return ValidatorId(self.public_key)
 
-    @cached_property
+    @property
     def _pycryptodome_key(self) -> "ECC.EccKey":
         from Crypto.Signature import eddsa  # noqa: PLC0415  # not needed beside PyNaCl
 
-        return eddsa.import_private_key(self._seed)
-
-    @cached_property
-    def _sodium_key(self) -> bytes:
-        return self._seed + self.public_key
+        if self._parsed_key is None:
+            self._parsed_key = eddsa.import_private_key(self._seed)
+        return self._parsed_key
 
     def sign(self, message: bytes) -> Signature:
         """The signature over `message`; deterministic, as RFC 8032 has it."""
         if sodium is not None:
-            signed: bytes = sodium.crypto_sign(message, self._sodium_key)
+            signed: bytes = sodium.crypto_sign(message, self._seed + self.public_key)
             return Signature(signed[:SIGNATURE_BYTES])
         from Crypto.Signature import eddsa  # noqa: PLC0415
 

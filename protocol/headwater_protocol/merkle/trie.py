@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Generic, TypeAlias, TypeVar
+from typing import Annotated, Final, Generic, TypeAlias, TypeVar, final
 
 from headwater_protocol.encoding.record import Count
 from headwater_protocol.errors import BadProof
@@ -32,12 +32,32 @@ MAX_PROOF_SIBLINGS: Final = 256
 _LEAF: Final = b"\0"
 _BRANCH: Final = b"\1"
 
-# Plain tuples, because a large map is made of millions of them:
-# a leaf is (digest, key hash, key, value, value hash), a branch is (digest, left, right).
-_Leaf: TypeAlias = "tuple[bytes, bytes, bytes, V, bytes]"
-_Branch: TypeAlias = "tuple[bytes, _Node[V], _Node[V]]"
+
+@final
+@dataclass(slots=True)
+class _Leaf(Generic[V]):
+    """One entry.
+
+    A large map has millions of them, so what hashes to its digest is not kept beside it: the digest
+    is computed where a branch above it changes, and the hash of the key where it is split.
+    """
+
+    key: bytes
+    value: V
+    value_hash: bytes
+
+    @property
+    def digest(self) -> Digest:
+        return _leaf_digest(hashlib.sha256(self.key).digest(), self.value_hash)
+
+
+# A branch is a plain tuple of its digest, left and right, because that is the smallest there is.
+_Branch: TypeAlias = "tuple[Digest, _Node[V], _Node[V]]"
 _Node: TypeAlias = "_Leaf[V] | _Branch[V] | None"
 _Change: TypeAlias = "tuple[bytes, bytes, tuple[bytes, V] | None]"
+"""The hash of a key, the key, and what is put there."""
+_Row: TypeAlias = "tuple[bytes, _Leaf[V]]"
+"""The hash of a leaf's key, and the leaf."""
 
 _SIDES: Final = tuple(
     tuple(1 + (byte >> bit & 1) for bit in range(7, -1, -1)) for byte in range(256)
@@ -73,7 +93,7 @@ class MerkleMap(Generic[V]):
     @property
     def root(self) -> Digest:
         """The digest of the whole map; zeros when it is empty."""
-        return EMPTY if self._node is None else Digest(self._node[0])
+        return _digest(self._node)
 
     def __len__(self) -> int:
         return self._count
@@ -85,10 +105,10 @@ class MerkleMap(Generic[V]):
             for side in _SIDES[byte]:
                 if node is None:
                     return None
-                if len(node) == 5:
-                    return node[3] if node[2] == key else None
+                if type(node) is _Leaf:
+                    return node.value if node.key == key else None
                 node = node[side]  # type: ignore[assignment]  # `side` is of a branch and no digest
-        return None if node is None or len(node) == 3 or node[2] != key else node[3]
+        return node.value if type(node) is _Leaf and node.key == key else None
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Entries in order of their keys' hashes, the same for equal maps."""
@@ -101,7 +121,7 @@ class MerkleMap(Generic[V]):
         """
         node = self._node
         for depth in range(bits):
-            if node is None or len(node) == 5:
+            if node is None or type(node) is _Leaf:
                 break
             node = node[2] if index >> (bits - 1 - depth) & 1 else node[1]
         for key, value in _walk(node):
@@ -132,19 +152,18 @@ class MerkleMap(Generic[V]):
         siblings: list[Digest] = []
         node = self._node
         depth = 0
-        while node is not None and len(node) == 3:
+        while node is not None and type(node) is not _Leaf:
             left, right = node[1], node[2]
             is_right = bits >> (255 - depth) & 1
-            sibling = left if is_right else right
-            siblings.append(EMPTY if sibling is None else Digest(sibling[0]))
+            siblings.append(_digest(left if is_right else right))
             node = right if is_right else left
             depth += 1
-        if node is None or node[1] == key_hash:
+        if node is None or node.key == key:
             return MapProof(siblings=tuple(siblings), other_key_hash=None, other_value_hash=None)
         return MapProof(
             siblings=tuple(siblings),
-            other_key_hash=Digest(node[1]),
-            other_value_hash=Digest(node[4]),
+            other_key_hash=Digest(_hash(node.key)),
+            other_value_hash=Digest(node.value_hash),
         )
 
 
@@ -214,14 +233,20 @@ def _branch_digest(left: bytes, right: bytes) -> Digest:
     return Digest(hashlib.sha256(_BRANCH + left + right).digest())
 
 
+def _digest(node: _Node[V]) -> Digest:
+    if node is None:
+        return EMPTY
+    return node.digest if type(node) is _Leaf else node[0]
+
+
 def _walk(node: _Node[V]) -> Iterator[tuple[bytes, V]]:
     stack: list[_Node[V]] = [node]
     while stack:
         node = stack.pop()
         if node is None:
             continue
-        if len(node) == 5:
-            yield node[2], node[3]
+        if type(node) is _Leaf:
+            yield node.key, node.value
         else:
             stack.append(node[2])
             stack.append(node[1])
@@ -233,7 +258,7 @@ def _update(
     """The subtree after `changes[low:high]`, and by how many entries it grew."""
     if low == high:
         return node, 0
-    if node is None or len(node) == 5:
+    if node is None or type(node) is _Leaf:
         return _update_leaf(node, changes, low, high, depth)
     middle = _partition(changes, low, high, depth)
     left, left_added = _update(node[1], changes, low, middle, depth + 1)
@@ -244,52 +269,51 @@ def _update(
 def _update_leaf(
     node: _Leaf[V] | None, changes: list[_Change[V]], low: int, high: int, depth: int
 ) -> tuple[_Node[V], int]:
-    leaves: list[_Leaf[V]] = []
+    rows: list[_Row[V]] = []
     before = 0 if node is None else 1
-    kept = node
+    kept: _Row[V] | None = None if node is None else (_hash(node.key), node)
     for key_hash, key, change in changes[low:high]:
-        if kept is not None and kept[1] <= key_hash:
-            if kept[1] < key_hash:
-                leaves.append(kept)
+        if kept is not None and kept[0] <= key_hash:
+            if kept[0] < key_hash:
+                rows.append(kept)
             kept = None
         if change is not None:
-            value_hash = hashlib.sha256(change[0]).digest()
-            leaves.append(
-                (_leaf_digest(key_hash, value_hash), key_hash, key, change[1], value_hash)
-            )
+            rows.append((key_hash, _Leaf(key, change[1], hashlib.sha256(change[0]).digest())))
     if kept is not None:
-        leaves.append(kept)
-    return _build(leaves, 0, len(leaves), depth), len(leaves) - before
+        rows.append(kept)
+    return _build(rows, 0, len(rows), depth), len(rows) - before
 
 
-def _build(leaves: list[_Leaf[V]], low: int, high: int, depth: int) -> _Node[V]:
+def _build(rows: list[_Row[V]], low: int, high: int, depth: int) -> _Node[V]:
     if high - low <= 1:
-        return leaves[low] if high > low else None
-    middle = _partition(leaves, low, high, depth)
+        return rows[low][1] if high > low else None
+    middle = _partition(rows, low, high, depth)
     return _join(
-        _build(leaves, low, middle, depth + 1), _build(leaves, middle, high, depth + 1), full=True
+        _build(rows, low, middle, depth + 1), _build(rows, middle, high, depth + 1), full=True
     )
 
 
 def _join(left: _Node[V], right: _Node[V], *, full: bool = False) -> _Node[V]:
     if not full:
-        if left is None and (right is None or len(right) == 5):
+        if left is None and (right is None or type(right) is _Leaf):
             return right
-        if right is None and left is not None and len(left) == 5:
+        if right is None and type(left) is _Leaf:
             return left
+    # In one line what `_digest` and `_branch_digest` say: most of an update's time goes here.
     digest = hashlib.sha256(
-        _BRANCH + (EMPTY if left is None else left[0]) + (EMPTY if right is None else right[0])
+        _BRANCH
+        + (_digest(left) if left is None or type(left) is _Leaf else left[0])
+        + (_digest(right) if right is None or type(right) is _Leaf else right[0])
     ).digest()
-    return (digest, left, right)
+    return (Digest(digest), left, right)
 
 
-def _partition(rows: list[_Leaf[V]] | list[_Change[V]], low: int, high: int, depth: int) -> int:
+def _partition(rows: list[_Row[V]] | list[_Change[V]], low: int, high: int, depth: int) -> int:
     """Where the rows whose key hash has a one at bit `depth` begin."""
     byte, mask = depth >> 3, 128 >> (depth & 7)
-    column = 1 if len(rows[low]) == 5 else 0
     while low < high:
         middle = (low + high) // 2
-        if rows[middle][column][byte] & mask:  # type: ignore[index,operator]  # the key hash
+        if rows[middle][0][byte] & mask:
             high = middle
         else:
             low = middle + 1

@@ -161,8 +161,9 @@ def share_filter(group: str, topic_filter: str) -> str:
     return f"$share/{group}/{topic_filter}"
 
 
+@lru_cache(maxsize=16)
 def network_name(network: Network) -> str:
-    """The network's part of a topic."""
+    """The network's part of a topic; the devices of a process share one string."""
     return network.hex()[:NETWORK_DIGITS]
 
 

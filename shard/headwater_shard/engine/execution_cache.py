@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from headwater_protocol.chain.transaction import transaction_digest
 from headwater_protocol.identifiers import ChainId, Digest, Height
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
@@ -31,7 +32,10 @@ class ExecutionCache(Generic[R]):
 
     def __init__(self, max_results: int = MAX_CACHED_EXECUTIONS) -> None:
         self._max_results = max_results
-        self._checks: OrderedDict[tuple[ChainId, Height, Digest, bytes], ReasonCode] = OrderedDict()
+        self._checks: OrderedDict[tuple[ChainId, Height, Digest, Digest], ReasonCode] = (
+            OrderedDict()
+        )
+        """By the transaction's digest: the transactions themselves may be let go."""
         self._results: OrderedDict[tuple[ChainId, Digest, BlockContext], R] = OrderedDict()
 
     def __len__(self) -> int:
@@ -67,7 +71,7 @@ class ExecutionCache(Generic[R]):
         check: Callable[[], ReasonCode],
     ) -> ReasonCode:
         """Whether `transaction` passes on top of the block at `height`."""
-        key = (chain, height, state_root, transaction)
+        key = (chain, height, state_root, transaction_digest(transaction))
         reason = self._checks.get(key)
         if reason is None:
             reason = self._checks[key] = check()
