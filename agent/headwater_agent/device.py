@@ -121,6 +121,7 @@ class Device:
     __slots__ = (
         "_asks_permission",
         "_base",
+        "_compressor",
         "_effects",
         "_entropy",
         "_fetcher",

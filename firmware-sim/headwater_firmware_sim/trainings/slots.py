@@ -18,7 +18,7 @@ from headwater_shard.round_model import payload_limit
 
 MAX_SLOTS: Final = 1_024
 """Trainings under way."""
-MAX_SLOTS_BYTES: Final = 32 * 1024 * 1024
+MAX_SLOTS_BYTES: Final = 16 * 1024 * 1024
 
 _NUMBERS: Final = struct.Struct("<QQQdQQ")
 
