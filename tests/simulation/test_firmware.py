@@ -13,7 +13,7 @@ from headwater_firmware_sim.stage import make_stage
 from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.folder import furthest_disk
 from headwater_firmware_sim.virtual.run import VirtualRun
-from headwater_firmware_sim.virtual.spill import FlashSpill
+from headwater_firmware_sim.virtual.spill import FlashSpill, MessageSpill
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.identifiers import MAIN_CHAIN, RoundNumber, TaskId, TimeMs
@@ -160,6 +160,15 @@ def test_a_spilled_update_reads_as_before_and_its_copies_too() -> None:
     with pytest.raises(LookupError, match="something newer"):
         _ = spilled.update
     spill.close()
+
+
+def test_messages_under_way_are_read_back_in_any_order_and_their_file_begins_anew() -> None:
+    air = MessageSpill()
+    places = [air.put(payload) for payload in (b"a", b"bb", b"ccc")]
+    assert [air.take(place) for place in reversed(places)] == [b"ccc", b"bb", b"a"]
+    assert air.put(b"dddd") == (0, 4)
+    assert air.take((0, 4)) == b"dddd"
+    air.close()
 
 
 SPILLED = """

@@ -215,7 +215,7 @@ class Gate:
         # Receipts are kept, so they refer to the names that the device holds and not to copies.
         payload = update_payload if receipt.payload == update_payload else receipt.payload
         own = replace(receipt, shard=self._shard, device=self._device, payload=payload)
-        return replace(signed, receipt=own)
+        return SignedReceipt(receipt=own, signature=signed.signature)
 
 
 def _is_same_answer(receipt: Receipt, known: Receipt) -> bool:

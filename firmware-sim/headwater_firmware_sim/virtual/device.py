@@ -24,6 +24,7 @@ from headwater_agent.machine.inputs import Arrived, Connected, Connecting, Disco
 from headwater_agent.machine.limits import DeviceLimits
 from headwater_agent.state import DeviceState, apply_changes
 from headwater_firmware_sim.stage import BYTES_PER_PARAMETER
+from headwater_firmware_sim.virtual.spill import MIN_MESSAGE_BYTES, MessageSpill
 from headwater_firmware_sim.virtual.world import World
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 
@@ -364,9 +365,17 @@ class VirtualDevice:
             return
         if not self._spend(world.stage.fleet[self.index].device_class.send_j):
             return
+        air = world.air if len(effect.payload) >= MIN_MESSAGE_BYTES else None
         for delay_ms in self._plan_delivery(len(effect.payload)):
             at_ms = self._in_order(delay_ms, is_up=True)
-            world.clock.at(at_ms, self._reach_broker, effect)
+            if air is None:
+                world.clock.at(at_ms, self._reach_broker, effect)
+            else:
+                place = air.put(effect.payload)
+                world.clock.at(at_ms, self._land, air, place, replace(effect, payload=b""))
+
+    def _land(self, air: MessageSpill, place: tuple[int, int], effect: Publish) -> None:
+        self._reach_broker(replace(effect, payload=air.take(place)))
 
     def _reach_broker(self, effect: Publish) -> None:
         if self._world.conditions.is_broker_up:

@@ -33,7 +33,12 @@ from headwater_firmware_sim.virtual.device import VirtualDevice, make_limits
 from headwater_firmware_sim.virtual.faults import Faults
 from headwater_firmware_sim.virtual.gateway import GatewayNode, GatewaySetup
 from headwater_firmware_sim.virtual.holders import Holders
-from headwater_firmware_sim.virtual.spill import LARGE_FLEET, FlashSpill, SpilledBlobStore
+from headwater_firmware_sim.virtual.spill import (
+    LARGE_FLEET,
+    FlashSpill,
+    MessageSpill,
+    SpilledBlobStore,
+)
 from headwater_firmware_sim.virtual.sponsor import Sponsor
 from headwater_firmware_sim.virtual.world import World
 from headwater_gateway.journal import is_complete
@@ -110,6 +115,7 @@ class VirtualRun:
         )
         is_large = len(stage.fleet) >= LARGE_FLEET
         self.world.flash = FlashSpill() if is_large else None
+        self.world.air = MessageSpill() if is_large else None
         self.blobs = SpilledBlobStore() if is_large else MemoryBlobStore()
         self.blobs.put_all([stage.program.data, stage.initial_model])
         self._compute = Compute(

@@ -26,6 +26,8 @@ from headwater_shard.engine.bft.history import MAX_RECENT_BLOCKS, FinalizedBlock
 LARGE_FLEET: Final = 20_000
 """Devices from which on a run spills."""
 SEGMENT_SLOTS: Final = 4_096
+MIN_MESSAGE_BYTES: Final = 512
+"""Of messages that are worth a file; the interpreter packs smaller ones well."""
 
 
 class SpilledResidual(Residual):
@@ -222,9 +224,46 @@ class AppendedFile:
         offset, size = place
         return os.pread(self._file, size, offset)
 
+    def rewind(self) -> None:
+        """Begin anew; no place is good any more."""
+        self._end = 0
+
     def close(self) -> None:
         """Give the file back."""
         os.close(self._file)
+
+
+class MessageSpill:
+    """Messages under way, in an unlinked file that begins anew whenever there are none.
+
+    The updates of a round are on the air at once, and what they take in memory is of no use to the
+    small objects that come after them.
+    """
+
+    def __init__(self) -> None:
+        self._file = AppendedFile()
+        self._num_under_way = 0
+
+    def put(self, payload: bytes) -> tuple[int, int]:
+        """Write a message; what to take it out with, once.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        self._num_under_way += 1
+        return self._file.append(payload)
+
+    def take(self, place: tuple[int, int]) -> bytes:
+        """The message at `place`, which arrives."""
+        payload = self._file.read(place)
+        self._num_under_way -= 1
+        if self._num_under_way == 0:
+            self._file.rewind()
+        return payload
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
 
 
 class SpilledBlobStore:

@@ -13,7 +13,7 @@ from headwater_firmware_sim.virtual.broker import Broker
 from headwater_firmware_sim.virtual.clock import Clock
 from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.reader import RememberingReader
-from headwater_firmware_sim.virtual.spill import FlashSpill
+from headwater_firmware_sim.virtual.spill import FlashSpill, MessageSpill
 
 MAX_REMEMBERED: int = 50_000
 """Signatures: an update's is asked for again within a few blocks, a receipt's never."""
@@ -48,6 +48,8 @@ class World:
     reader: RememberingReader = field(default_factory=RememberingReader)
     flash: FlashSpill | None = None
     """Where a large fleet keeps residuals and updates; None leaves them in memory."""
+    air: MessageSpill | None = None
+    """Where a large fleet's messages to the broker are while they are under way."""
     counts: Counter[str] = field(default_factory=Counter)
     faults_log: FaultLog = field(default_factory=FaultLog)
 

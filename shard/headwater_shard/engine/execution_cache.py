@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from headwater_protocol.chain.transaction import transaction_digest
 from headwater_protocol.identifiers import ChainId, Digest, Height
 from headwater_protocol.reasons import ReasonCode
 from headwater_shard.engine.border import BlockContext
@@ -19,8 +18,11 @@ from headwater_shard.engine.border import BlockContext
 MAX_CACHED_EXECUTIONS: Final = 16
 """Rival blocks of a few heights."""
 
+MAX_CHECKED_STATES: Final = 4
+"""Replicas are rarely more than a block apart, and what is no longer checked is let go."""
+
 MAX_CACHED_CHECKS: Final = 4_096
-"""Transactions that wait, on top of a few states."""
+"""Transactions that wait on top of a state."""
 
 R = TypeVar("R")
 
@@ -32,10 +34,9 @@ class ExecutionCache(Generic[R]):
 
     def __init__(self, max_results: int = MAX_CACHED_EXECUTIONS) -> None:
         self._max_results = max_results
-        self._checks: OrderedDict[tuple[ChainId, Height, Digest, Digest], ReasonCode] = (
+        self._checks: OrderedDict[tuple[ChainId, Height, Digest], dict[bytes, ReasonCode]] = (
             OrderedDict()
         )
-        """By the transaction's digest: the transactions themselves may be let go."""
         self._results: OrderedDict[tuple[ChainId, Digest, BlockContext], R] = OrderedDict()
 
     def __len__(self) -> int:
@@ -71,10 +72,16 @@ class ExecutionCache(Generic[R]):
         check: Callable[[], ReasonCode],
     ) -> ReasonCode:
         """Whether `transaction` passes on top of the block at `height`."""
-        key = (chain, height, state_root, transaction_digest(transaction))
-        reason = self._checks.get(key)
-        if reason is None:
-            reason = self._checks[key] = check()
-            if len(self._checks) > MAX_CACHED_CHECKS:
+        key = (chain, height, state_root)
+        known = self._checks.get(key)
+        if known is None:
+            known = self._checks[key] = {}
+            if len(self._checks) > MAX_CHECKED_STATES:
                 self._checks.popitem(last=False)
+        reason = known.get(transaction)
+        if reason is None:
+            reason = check()
+            if len(known) >= MAX_CACHED_CHECKS:
+                del known[next(iter(known))]
+            known[transaction] = reason
         return reason
