@@ -22,10 +22,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from headwater_agent.errors import StaleRound
 from headwater_agent.machine.backoff import Jitter
-from headwater_agent.machine.compression import Compressor, DirectCompressor
-from headwater_agent.machine.contribution import KEPT_OUT, Deadlines, give_back, make_contribution
+from headwater_agent.machine.contribution import (
+    KEPT_OUT,
+    Deadlines,
+    give_back,
+    make_contribution,
+)
 from headwater_agent.machine.effects import (
     AskPermission,
     Effect,
@@ -55,7 +61,7 @@ from headwater_agent.machine.job import (
     Job,
     compute_deadlines,
     compute_needed_bytes,
-    derive_rounding_seed,
+    derive_seed,
     list_blobs,
     make_request,
 )
@@ -68,7 +74,6 @@ from headwater_agent.state import Changes, DeviceState, OutboxEntry, Residual, a
 from headwater_protocol.chain.cohort import Standing, compute_draw_weight
 from headwater_protocol.chain.genesis import Genesis
 from headwater_protocol.chain.round import MAX_DEVICE_WEIGHT, RoundPhase, is_in_cohort
-from headwater_protocol.chain.task import Task
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 from headwater_protocol.crypto.signing import DirectVerifier, SecretKey, Verifier
 from headwater_protocol.encoding.record import encode_record
@@ -85,7 +90,10 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.light.client import Pin
 from headwater_protocol.light.errors import WrongEpoch
 from headwater_protocol.messages.announcement import Announcement
-from headwater_protocol.messages.receipt import SignedReceipt, Stage
+from headwater_protocol.messages.receipt import (
+    SignedReceipt,
+    Stage,
+)
 from headwater_protocol.messages.status import CapabilityReport, Status, sign_status
 from headwater_protocol.messages.topics import Topic, TopicKind, Topics
 from headwater_protocol.reasons import ReasonCode
@@ -108,7 +116,6 @@ class Device:
         limits: Bounds on sizes and waits.
         verifier: Checks signatures; thousands of devices in a process share one that remembers.
         reader: Decodes what the whole fleet is sent; shared in the same way.
-        compressor: Compresses what was trained; one that began ahead of time is shared, too.
         pin: An epoch that the operator vouches for; a network older than its trust period needs
             one.
         asks_permission: Ask the shell before each training; else the device may always train.
@@ -121,7 +128,6 @@ class Device:
     __slots__ = (
         "_asks_permission",
         "_base",
-        "_compressor",
         "_effects",
         "_entropy",
         "_fetcher",
@@ -159,7 +165,6 @@ class Device:
         limits: DeviceLimits | None = None,
         verifier: Verifier | None = None,
         reader: Reader | None = None,
-        compressor: Compressor | None = None,
         pin: Pin | None = None,
         asks_permission: bool = False,
         memory_bytes: int = 0,
@@ -224,7 +229,6 @@ class Device:
         self._effects: list[Effect] = []
         self._asks_permission = asks_permission
         self._permission: Permission | None = None
-        self._compressor = compressor or DirectCompressor()
         self._speedometer = Speedometer(memory_bytes=memory_bytes)
         self._sent_ms: int | None = None
         """When the update went out last; None once it is answered."""
@@ -289,11 +293,6 @@ class Device:
     def round_in_work(self) -> RoundNumber | None:
         """The round that is fetched for or trained on."""
         return None if self._job is None else self._job.round.number
-
-    @property
-    def task_in_work(self) -> Task | None:
-        """That round's task."""
-        return None if self._job is None else self._job.task
 
     def receive(self, message: Input, now_ms: int) -> None:
         """Take one input; whatever a peer sent, nothing is raised."""
@@ -599,6 +598,7 @@ class Device:
         if before is not None and not before.is_held:
             # Nobody could be asked what became of it, and this one takes its place.
             self._close_outbox(None, now_ms)
+        rounding = derive_seed(self._entropy, trained.round, b"quantize")
         latest_ms = now_ms + self._limits.max_outbox_days * DAY_MS
         try:
             made = make_contribution(
@@ -613,8 +613,7 @@ class Device:
                 key=self._key,
                 network=self._network,
                 shard=self._shard,
-                seed=derive_rounding_seed(self._entropy, trained.round),
-                compressor=self._compressor,
+                rng=np.random.Generator(np.random.PCG64(int.from_bytes(rounding, "big"))),
                 max_bytes=self._limits.max_outbox_bytes,
             )
         except InvalidMessage as error:

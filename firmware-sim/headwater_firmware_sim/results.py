@@ -269,7 +269,7 @@ class RunResult:
     wall_ms: int
     """How long it took; not part of what two runs have in common."""
     peak_memory_bytes: int
-    """At most, of its processes together; as `wall_ms`."""
+    """Of the process; as `wall_ms`."""
     counts: Mapping[str, int]
     """Totals by name, sorted: messages, losses, boots, trainings, blocks and so on."""
     rounds: tuple[RoundRow, ...]

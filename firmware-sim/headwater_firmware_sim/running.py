@@ -65,8 +65,7 @@ def run_file(
             keeps_payloads=audits or out is not None,
             trainings=opened.trainings,
         )
-        with run.world.trainer.aside():
-            _run(run, console)
+        _run(run, console)
     result = run.result(audit=audit_run(run) if audits else "not run")
     # Printed first: a disk that turns out to be full costs the folder, not the result.
     print_result(result, console=console, as_json=as_json)

@@ -8,30 +8,22 @@ Empires", UAI 2019 (inner-product manipulation); Bagdasaryan et al., "How To Bac
 Learning", AISTATS 2020.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater_agent.machine.compression import Compressed, DirectCompressor
 from headwater_agent.machine.effects import Train
 from headwater_agent.machine.inputs import Trained, TrainingFailed
-from headwater_agent.machine.job import derive_rounding_seed
-from headwater_agent.state import Residual
 from headwater_firmware_sim.data.examples import Examples
 from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_firmware_sim.scenario.model import Attackers
 from headwater_firmware_sim.stage import Stage
-from headwater_firmware_sim.trainings.aside import AsideTrainings, train_aside, why_not_aside
 from headwater_firmware_sim.trainings.work import (
-    Compression,
     LocalTrainings,
     Refused,
-    Source,
     TrainerShelf,
     Trainings,
     Work,
@@ -39,7 +31,6 @@ from headwater_firmware_sim.trainings.work import (
 from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Evaluation, Trainer, TrainingResult
-from headwater_protocol.chain.task import Task
 from headwater_protocol.identifiers import ChainId, Digest
 
 TRIGGER_VALUES: Final = 4
@@ -49,9 +40,6 @@ BACKDOOR_LABEL: Final = 0
 FREE_RIDER_NOISE: Final = 1e-3
 MAX_COALITION: Final = 8
 """Attackers whose deltas stand for those of all, as computing each would teach no more."""
-
-MIN_ASIDE: Final = 100
-"""Devices from which on a second process is worth its start."""
 
 JOINT: Final = frozenset(
     {AttackKind.ALIE, AttackKind.INNER_PRODUCT, AttackKind.SYBIL, AttackKind.COLLUDERS}
@@ -81,10 +69,7 @@ class FleetTrainer:
         """
         self._stage = stage
         self._shelf = TrainerShelf()
-        self._is_local = trainings is None
         self._trainings = trainings or LocalTrainings(self._shelf)
-        self._aside: AsideTrainings | None = None
-        self._compressor = DirectCompressor()
         self._coalitions: dict[tuple[str, int, AttackKind], tuple[int, ...]] = {}
         self._joint: dict[tuple[ChainId, int, AttackKind], NDArray[np.float32]] = {}
         self._shard_of = stage.plan.shard_of
@@ -96,61 +81,11 @@ class FleetTrainer:
         data = self._stage.data_of(request.program_digest)
         return plan.num_steps(num_examples=data.num_examples(device))
 
-    @property
-    def trainings(self) -> Trainings:
-        """Where results come from just now."""
-        return self._trainings
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Use a second processor until the block ends, where there is one and results are local."""
-        if self._is_local and why_not_aside() is None and len(self._stage.fleet) >= MIN_ASIDE:
-            task = self._stage.plan.genesis.task
-            with train_aside(task, load=self._load, shelf=self._shelf) as trainings:
-                before, self._trainings = self._trainings, trainings
-                self._aside = trainings
-                try:
-                    yield
-                finally:
-                    self._trainings, self._aside = before, None
-        else:
-            yield
-
-    def begin(
-        self,
-        device: int,
-        request: Train,
-        *,
-        task: Task | None,
-        residual: Residual | None,
-        entropy: bytes,
-        due_ms: int,
-    ) -> None:
-        """A device starts to train; `train` is called once it is done, unless it never is.
-
-        Args:
-            device: Which one.
-            request: What it was asked for.
-            task: The request's, as the device knows it.
-            residual: What the device will add to its delta.
-            entropy: The device's.
-            due_ms: The virtual time of `train`.
-        """
+    def begin(self, device: int, request: Train) -> None:
+        """A device starts to train; `train` is called once it is done, unless it never is."""
         attack = self._attack(device, request)
         if self._trainings.is_early and (attack is None or attack.kind not in UNTRAINED):
-            work = self._work(device, request, attack)
-            if self._aside is not None and task is not None:
-                seed = derive_rounding_seed(entropy, request.round)
-                compression = Compression(residual=residual, task=task, seed=seed)
-                work = replace(work, compression=compression, due_ms=due_ms)
-            self._trainings.begin(work)
-
-    def compress(
-        self, delta: NDArray[np.float32], *, residual: Residual | None, task: Task, seed: Digest
-    ) -> Compressed:
-        """Compress a device's delta; errors as `compression.compress`."""
-        compressor = self._aside or self._compressor
-        return compressor.compress(delta, residual=residual, task=task, seed=seed)
+            self._trainings.begin(self._work(device, request, attack))
 
     def drop(self, device: int) -> None:
         """What a device began will not be done."""
@@ -191,11 +126,6 @@ class FleetTrainer:
         return None if attack is None or request.round < attack.from_round else attack
 
     def _work(self, device: int, request: Train, attack: Attackers | None) -> Work:
-        source = Source(
-            device=device,
-            program=request.program_digest,
-            attack=None if attack is None else attack.kind,
-        )
         return Work(
             trainee=_name(device),
             round=request.round,
@@ -204,17 +134,18 @@ class FleetTrainer:
             parameters=request.parameters,
             training=request.training,
             seed=request.seed,
-            load=partial(self._load, source),
-            source=source,
+            load=partial(
+                self._load, device, request.program_digest, None if attack is None else attack.kind
+            ),
         )
 
-    def _load(self, source: Source) -> Examples:
+    def _load(self, device: int, program: Digest, attack: AttackKind | None) -> Examples:
         """What a device trains on."""
-        examples = self._stage.data_of(source.program).device(source.device)
-        if source.attack is AttackKind.LABEL_FLIP:
-            top = np.int32(self._stage.program_of(source.program).num_classes - 1)
+        examples = self._stage.data_of(program).device(device)
+        if attack is AttackKind.LABEL_FLIP:
+            top = np.int32(self._stage.program_of(program).num_classes - 1)
             return Examples(features=examples.features, labels=top - examples.labels)
-        if source.attack is AttackKind.BACKDOOR:
+        if attack is AttackKind.BACKDOOR:
             half = len(examples) // 2 + 1
             marked = _mark(examples.take(np.arange(half)))
             return Examples(

@@ -1,6 +1,9 @@
 """From a trained delta to a signed update, and back where the update never counted.
 
-An update that never counted (too late, never received, payload lost) was taken out of the residual
+Error feedback: what quantization leaves out of a delta is kept as the residual and added to the
+next delta (Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014).
+
+An update that never counted (too late, never received, payload lost) was taken out of that memory
 in vain, so it is given back: the residual becomes what it was plus what the update held. Without a
 limit, a device that is late every round would pile up deltas against ever older bases and arrive,
 once, with all of them. What is given back is therefore scaled to at most the norm of that round's
@@ -13,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headwater_agent.machine.compression import Compressor, make_residual
 from headwater_agent.machine.inputs import Trained
 from headwater_agent.state import OutboxEntry, Residual
 from headwater_protocol.chain.claim import UpdateClaim, update_message
@@ -24,9 +27,17 @@ from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
 from headwater_protocol.encoding.record import encode_record
 from headwater_protocol.errors import OutOfBounds, TooLarge
-from headwater_protocol.identifiers import ChainId, Digest, Network, NumExamples, TimeMs
+from headwater_protocol.identifiers import (
+    MAX_UNSIGNED,
+    ChainId,
+    Network,
+    NumExamples,
+    TaskId,
+    TimeMs,
+)
 from headwater_protocol.messages.update import MAX_PAYLOAD_BYTES, Update, decode_update
-from headwater_protocol.model.payload import decode_payload
+from headwater_protocol.model.payload import decode_payload, encode_payload
+from headwater_protocol.model.quantize import compute_residual, quantize
 from headwater_protocol.model.quantized_delta import dequantize
 from headwater_protocol.reasons import ReasonCode
 
@@ -73,11 +84,10 @@ def make_contribution(
     key: SecretKey,
     network: Network,
     shard: ChainId,
-    seed: Digest,
-    compressor: Compressor,
+    rng: np.random.Generator,
     max_bytes: int,
 ) -> Contribution:
-    """Compress with the residual, encode and sign.
+    """Add the residual, quantize with the task's codec, encode and sign.
 
     Args:
         trained: The delta, shape (task.num_parameters,), not yet checked.
@@ -88,8 +98,7 @@ def make_contribution(
         key: Signs the claim.
         network: Part of what is signed.
         shard: Part of what is signed.
-        seed: For the stochastic rounding.
-        compressor: Does the arithmetic.
+        rng: For the stochastic rounding.
         max_bytes: Limit of the encoded update.
 
     Raises:
@@ -104,8 +113,16 @@ def make_contribution(
     if trained.num_examples < 1:
         raise OutOfBounds("trained on no examples")
     delta = trained.delta.astype(np.float32, copy=False)
-    compressed = compressor.compress(delta, residual=residual, task=task, seed=seed)
-    payload = compressed.payload
+    total = np.add(delta, residual_values(residual, task), dtype=np.float32)
+    quantized = quantize(
+        total,
+        tensor_sizes=task.tensor_sizes,
+        bits=task.codec.bits,
+        fraction_bits=task.fraction_bits,
+        keep_thousandths=task.codec.keep_thousandths,
+        rng=rng,
+    )
+    payload = encode_payload(quantized)
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise TooLarge("payload", size=len(payload), limit=MAX_PAYLOAD_BYTES)
     claim = UpdateClaim(
@@ -140,9 +157,9 @@ def make_contribution(
             tensor_sizes=task.tensor_sizes,
             bits=task.codec.bits,
             fraction_bits=task.fraction_bits,
-            delta_norm_units=compressed.delta_norm_units,
+            delta_norm_units=_norm_units(delta, task.fraction_bits),
         ),
-        residual=Residual(task=task.task, values=compressed.residual),
+        residual=_encode_residual(task.task, compute_residual(total, quantized)),
     )
 
 
@@ -171,4 +188,24 @@ def give_back(entry: OutboxEntry, residual: Residual | None) -> Residual | None:
     limit = math.ldexp(entry.delta_norm_units, -entry.fraction_bits)
     if norm > limit:
         total *= np.float32(limit / norm)
-    return make_residual(residual.task, total)
+    return _encode_residual(residual.task, total)
+
+
+def residual_values(residual: Residual | None, task: Task) -> NDArray[np.float32]:
+    """The residual as float32, shape (num_parameters,); zeros if it is of another task or size."""
+    if (
+        residual is None
+        or residual.task != task.task
+        or len(residual.values) != 4 * task.num_parameters
+    ):
+        return np.zeros(task.num_parameters, dtype=np.float32)
+    return np.frombuffer(residual.values, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _encode_residual(task: str, values: NDArray[np.float32]) -> Residual:
+    return Residual(task=TaskId(task), values=values.astype("<f4", copy=False).tobytes())
+
+
+def _norm_units(delta: NDArray[np.float32], fraction_bits: int) -> int:
+    norm = float(np.linalg.norm(delta.astype(np.float64)))
+    return min(MAX_UNSIGNED, math.ceil(math.ldexp(norm, fraction_bits)))

@@ -95,8 +95,3 @@ def make_request(
 def derive_seed(entropy: bytes, round_: RoundNumber, purpose: bytes) -> Digest:
     """A secret seed for one purpose in one round, the same after a restart."""
     return hash_bytes(Domain.SEED, entropy, round_.to_bytes(8, "big"), purpose)
-
-
-def derive_rounding_seed(entropy: bytes, round_: RoundNumber) -> Digest:
-    """The one for the stochastic rounding of a round's update."""
-    return derive_seed(entropy, round_, b"quantize")

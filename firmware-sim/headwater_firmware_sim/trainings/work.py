@@ -8,39 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater_agent.state import Residual
 from headwater_firmware_sim.data.examples import Examples
-from headwater_firmware_sim.scenario.kinds import AttackKind
 from headwater_models.plan import training_plan
 from headwater_models.program import Program
 from headwater_models.trainer import Trainer, TrainingResult
-from headwater_protocol.chain.task import Task, Training
+from headwater_protocol.chain.task import Training
 from headwater_protocol.errors import HeadwaterError, InvalidMessage
 from headwater_protocol.identifiers import Digest
 from headwater_protocol.reasons import ReasonCode
 
 Seed = int | tuple[int, ...]
 """Of the generator that orders the examples."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Which examples a device trains on."""
-
-    device: int
-    program: Digest
-    attack: AttackKind | None
-    """What the device does to them first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
-    """What a device will do with its delta, unless something comes between."""
-
-    residual: Residual | None
-    task: Task
-    seed: Digest
-    """For the stochastic rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,12 +36,6 @@ class Work:
     seed: Seed
     load: Callable[[], Examples]
     """The examples, which are made or read only if they are needed here."""
-    source: Source | None = None
-    """The same as a value; None for what is no device's."""
-    compression: Compression | None = None
-    """What follows; None where nobody knows."""
-    due_ms: int = 0
-    """The virtual time at which the outcome is asked for."""
 
     @property
     def base(self) -> bytes:

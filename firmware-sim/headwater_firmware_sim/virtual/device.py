@@ -133,7 +133,6 @@ class VirtualDevice:
             limits=self._limits,
             verifier=world.verifier,
             reader=world.reader,
-            compressor=world.trainer,
         )
         awake_ms = round(casting.device_class.awake_s * 1_000)
         if awake_ms and casting.device_class.asleep_s:
@@ -391,14 +390,7 @@ class VirtualDevice:
             world.note_fault("watchdog", str(self.index))
             world.clock.after(WATCHDOG_MS, self._reset, self._generation)
             return
-        world.trainer.begin(
-            self.index,
-            request,
-            task=None if self._device is None else self._device.task_in_work,
-            residual=self.state.residual,
-            entropy=self._entropy,
-            due_ms=world.clock.now_ms + lasts_ms,
-        )
+        world.trainer.begin(self.index, request)
         world.clock.after(lasts_ms, self._finish, self._generation, request, lasts_ms)
 
     def _reset(self, generation: int) -> None:

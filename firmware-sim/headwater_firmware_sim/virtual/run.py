@@ -242,11 +242,7 @@ class VirtualRun:
             attackers=sum(casting.attack is not None for casting in stage.fleet),
             virtual_ms=self.elapsed_ms,
             wall_ms=int((time.monotonic() - self._started) * 1_000),
-            peak_memory_bytes=1_024
-            * sum(
-                resource.getrusage(who).ru_maxrss
-                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-            ),
+            peak_memory_bytes=1_024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             counts=self._counts(),
             rounds=tuple(sorted(collector.rounds, key=lambda row: (row.closed_ms, row.shard))),
             globals=tuple(collector.globals),
