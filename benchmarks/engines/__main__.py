@@ -32,7 +32,7 @@ from tests.support.comet import CometChain, make_peers, now_ms, restored, sign
 from tests.support.network import Cast, Chain, key, make_cast, make_task
 
 SHARD = ChainId("shard-0")
-BATCHES = {100: 20, 1_000: 6, 5_000: 3}
+BATCHES = {100: 20, 1_000: 5, 5_000: 3}
 """Batches of each size in one run."""
 
 
@@ -141,7 +141,7 @@ def measure(name: str, *, validators: int, batch: int, folder: Path) -> str:
         validators_per_shard=validators,
         task=make_task(
             min_updates=batch * count,
-            cohort_size=10_000,
+            cohort_size=batch * count,
             max_examples=10,
             collect_ms=day_ms,
             score_ms=day_ms,
