@@ -27,6 +27,7 @@ from headwater_agent.guest.policy import (
     decide,
 )
 from headwater_agent.guest.probes import Probes
+from headwater_agent.guest.process import list_code
 from headwater_protocol.errors import ConfigError
 
 NOON = Readings(local_minute=12 * 60)
@@ -266,3 +267,42 @@ def test_process_gives_way_and_keeps_to_one_thread() -> None:
         env=environment,
     )
     assert done.stdout.split() == ["7", "True", "1"]
+
+
+MAPS = """\
+5581a000-5581b000 r--p 00000000 08:01 11  /usr/bin/python3.11
+5581b000-5581d000 r-xp 00001000 08:01 11  /usr/bin/python3.11
+7f00a000-7f00c000 rw-p 00002000 08:01 12  /usr/lib/libc.so.6
+7f00c000-7f010000 r-xp 00000000 08:01 13  /usr/lib/my libs/libm.so
+7f010000-7f011000 r-xp 00000000 08:01 14  /usr/lib/libold.so (deleted)
+7f011000-7f012000 rwxp 00000000 08:01 15  /usr/lib/libjit.so
+7f012000-7f013000 r-xp 00000000 00:00 0   [vdso]
+7f013000-7f014000 r-xp 00000000 00:00 0
+"""
+
+
+def test_only_code_that_a_file_still_holds_is_given_back(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(MAPS, encoding="utf-8")
+    assert list_code(maps) == [(0x5581B000, 0x5581D000), (0x7F00C000, 0x7F010000)]
+    assert list_code(tmp_path / "missing") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of itself")
+def test_what_starting_up_left_behind_is_no_longer_resident() -> None:
+    program = """
+import numpy, sqlite3, ssl
+from headwater_agent.guest.process import give_memory_back
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+before = resident()
+give_memory_back()
+after = resident()
+assert numpy.linalg.solve(numpy.eye(2), numpy.ones(2)).tolist() == [1.0, 1.0]
+assert sqlite3.connect(":memory:").execute("SELECT 1").fetchone() == (1,)
+print(after < before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "True"
