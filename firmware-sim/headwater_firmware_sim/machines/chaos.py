@@ -118,7 +118,7 @@ class Chaos:
         except HeadwaterError as error:
             problems.append(str(error))
             self._network.hosts.heal()
-        seconds = self._wait_for_progress(problems)
+        seconds = self._wait_for_progress(fault, problems)
         self._wait_for_receipt(before.receipts, problems)
         problems += self._look()
         after = read_updates(self._network)
@@ -135,11 +135,14 @@ class Chaos:
             problems=tuple(problems),
         )
 
-    def _wait_for_progress(self, problems: list[str]) -> float:
+    def _wait_for_progress(self, fault: Fault, problems: list[str]) -> float:
         """Seconds until every chain went on at every gateway."""
+        restarted = None if fault.restarts is None else self._network.gateways[fault.restarts]
         started_s = time.monotonic()
         highest = self._highest()
         while True:
+            if restarted is not None and restarted.pid is None:
+                restarted.start()
             with contextlib.suppress(TransportError):
                 self._network.require_alive()
                 if all(

@@ -61,6 +61,8 @@ class Fault:
     needs_root: bool = False
     convicts: int | None = None
     """The gateway whose delegate is punished."""
+    restarts: int | None = None
+    """The gateway that may still end, and that a service manager would start again."""
 
 
 def kill_gateway(network: ProcessNetwork) -> None:
@@ -283,7 +285,7 @@ FAULTS: Final[Sequence[Fault]] = (
     Fault(
         name="loss", text="5 % of packets lost each way", begin_and_end=lose_packets, needs_cut=True
     ),
-    Fault(name="full-disk", text="a full disk", begin_and_end=fill_disk, needs_root=True),
+    Fault(name="full-disk", text="a full disk", begin_and_end=fill_disk, needs_root=True, restarts=2),
     Fault(name="wipe", text="a wiped data folder", begin_and_end=wipe_gateway),
     Fault(name="clock", text="a clock one hour ahead", begin_and_end=shift_clock),
     Fault(name="certificate", text="an expired certificate", begin_and_end=expire_certificate),

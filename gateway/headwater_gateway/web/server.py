@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from headwater_gateway.web.config import TlsFiles
-from headwater_protocol.errors import ConfigError, InvalidMessage
+from headwater_protocol.errors import ConfigError, InvalidMessage, StorageError
 from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
 from headwater_protocol.reasons import ReasonCode
 
@@ -137,6 +137,9 @@ class WebServer:
         except web.HTTPException as error:
             answer = {"reason": str(ReasonCode.BAD_ENCODING), "detail": error.reason}
             return web.json_response(answer, status=error.status)
+        except StorageError as error:
+            logger.warning("event=disk detail=%r", str(error))
+            return refusal(ReasonCode.BUSY, "the disk takes nothing now, try again later")
         except TimeoutError:
             return refusal(ReasonCode.BUSY, f"took longer than {REQUEST_TIMEOUT_S:.0f} s")
         finally:

@@ -16,6 +16,7 @@ from headwater_protocol.chain.market import (
 )
 from headwater_protocol.crypto.hashing import blob_digest
 from headwater_protocol.crypto.signing import SecretKey
+from headwater_protocol.errors import StorageError
 from headwater_protocol.identifiers import MAIN_CHAIN, Digest, Network, Units
 from headwater_protocol.messages.chunk import MAX_BLOB_BYTES
 from headwater_protocol.messages.http_request import CLOCK_WINDOW_MS, HttpMethod
@@ -215,6 +216,29 @@ def test_a_delegate_stores_a_blob_and_a_replay_does_no_harm(market: Market) -> N
         assert shelf.blobs[blob] == b"new"
 
     serve(market, test)
+
+
+class FullShelf(MemoryShelf):
+    """On a disk without room."""
+
+    def put(self, blob: bytes) -> Digest:
+        raise StorageError("segment: No space left on device; free space on the disk")
+
+
+def test_a_full_disk_is_one_line_and_no_answer_for_good(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(session: aiohttp.ClientSession, url: str, shelf: MemoryShelf) -> None:
+        blob = blob_digest(b"new")
+        headers = put_headers(market, delegate(market), blob)
+        async with session.put(url + path_of(blob), data=b"new", headers=headers) as response:
+            assert response.status == 503
+            assert (await response.json())["reason"] == "busy"
+
+    serve(market, test, shelf=FullShelf())
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "No space left on device" in line
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(
