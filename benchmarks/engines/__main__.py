@@ -32,7 +32,7 @@ from tests.support.comet import CometChain, make_peers, now_ms, restored, sign
 from tests.support.network import Cast, Chain, key, make_cast, make_task
 
 SHARD = ChainId("shard-0")
-BATCHES = {100: 20, 1_000: 5, 5_000: 3}
+BATCHES = {100: 20, 1_000: 4, 5_000: 2}
 """Batches of each size in one run."""
 
 

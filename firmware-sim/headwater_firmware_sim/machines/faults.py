@@ -285,7 +285,9 @@ FAULTS: Final[Sequence[Fault]] = (
     Fault(
         name="loss", text="5 % of packets lost each way", begin_and_end=lose_packets, needs_cut=True
     ),
-    Fault(name="full-disk", text="a full disk", begin_and_end=fill_disk, needs_root=True, restarts=2),
+    Fault(
+        name="full-disk", text="a full disk", begin_and_end=fill_disk, needs_root=True, restarts=2
+    ),
     Fault(name="wipe", text="a wiped data folder", begin_and_end=wipe_gateway),
     Fault(name="clock", text="a clock one hour ahead", begin_and_end=shift_clock),
     Fault(name="certificate", text="an expired certificate", begin_and_end=expire_certificate),
