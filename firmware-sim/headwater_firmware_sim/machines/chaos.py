@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from headwater_firmware_sim.machines.evidence import (
+    Updates,
     copy_blobs,
     copy_for_audit,
     find_disagreement,
@@ -121,7 +122,7 @@ class Chaos:
         seconds = self._wait_for_progress(fault, problems)
         self._wait_for_receipt(before.receipts, problems)
         problems += self._look()
-        after = read_updates(self._network)
+        after = self._read_updates()
         if after.lost:
             first = after.lost[0]
             problems.append(f"lost: round {first.round} of {first.device.hex()[:16]}")
@@ -178,6 +179,15 @@ class Chaos:
             )
         except TransportError as error:
             problems.append(str(error))
+
+    def _read_updates(self) -> Updates:
+        """As `read_updates`, once the ledger that is read has come to what others promised."""
+        deadline_s = time.monotonic() + RECOVERY_S
+        found = read_updates(self._network)
+        while found.lost and time.monotonic() < deadline_s:
+            time.sleep(PROBE_S)
+            found = read_updates(self._network)
+        return found
 
     def _look(self) -> list[str]:
         """What does not hold on disk."""
