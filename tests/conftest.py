@@ -3,9 +3,12 @@
 `HEADWATER_REQUIRE=broker,crash,...` names the markers that may not be skipped; CI sets it.
 """
 
+import functools
 import importlib.util
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,18 @@ def has_cometbft() -> bool:
     return True
 
 
+@functools.cache
+def why_no_small_disk() -> str | None:
+    if os.geteuid() != 0:
+        return "mounting a small disk needs root"
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            return "this machine mounts nothing"
+        subprocess.run(["umount", folder], check=True)
+    return None
+
+
 def why_missing(marker: str) -> str | None:
     if marker == "broker" and shutil.which("mosquitto") is None:
         return "needs Mosquitto: apt-get install mosquitto"
@@ -43,6 +58,11 @@ def why_missing(marker: str) -> str | None:
         return "needs TensorFlow in .venv-export: make programs"
     if marker == "browser" and find_chromium() is None:
         return "needs Chromium: apt-get install chromium"
+    for program, package in (("openssl", "openssl"), ("systemd-analyze", "systemd")):
+        if marker == package and shutil.which(program) is None:
+            return f"needs {program}: apt-get install {package}"
+    if marker == "small_disk":
+        return why_no_small_disk()
     if marker == "arm":
         return why_no_pi()
     if marker == "cometbft" and not has_cometbft():

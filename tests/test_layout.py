@@ -42,7 +42,7 @@ FORBIDDEN_IN_CORES = {
     "datetime",
 }
 NAMED_BY_THE_USER = ("paho-mqtt", "tflite-runtime", "numpy", "cbor2", "pycryptodome", "aiomqtt")
-MAX_LINES = 800
+MAX_LINES = 760
 """No file grows past this; most stay under 400."""
 
 

@@ -26,12 +26,7 @@ import numpy as np
 
 from headwater_agent.errors import StaleRound
 from headwater_agent.machine.backoff import Jitter
-from headwater_agent.machine.contribution import (
-    KEPT_OUT,
-    Deadlines,
-    give_back,
-    make_contribution,
-)
+from headwater_agent.machine.contribution import KEPT_OUT, Deadlines, give_back, make_contribution
 from headwater_agent.machine.effects import (
     AskPermission,
     Effect,
@@ -90,10 +85,7 @@ from headwater_protocol.identifiers import (
 from headwater_protocol.light.client import Pin
 from headwater_protocol.light.errors import WrongEpoch
 from headwater_protocol.messages.announcement import Announcement
-from headwater_protocol.messages.receipt import (
-    SignedReceipt,
-    Stage,
-)
+from headwater_protocol.messages.receipt import SignedReceipt, Stage
 from headwater_protocol.messages.status import CapabilityReport, Status, sign_status
 from headwater_protocol.messages.topics import Topic, TopicKind, Topics
 from headwater_protocol.reasons import ReasonCode
@@ -124,33 +116,6 @@ class Device:
     Raises:
         ConfigError: If the genesis is not the pinned one, or names no such shard.
     """
-
-    __slots__ = (
-        "_asks_permission",
-        "_base",
-        "_effects",
-        "_entropy",
-        "_fetcher",
-        "_fetching_since_ms",
-        "_gate",
-        "_is_connected",
-        "_job",
-        "_key",
-        "_limits",
-        "_network",
-        "_outbox",
-        "_permission",
-        "_reader",
-        "_sent_ms",
-        "_shard",
-        "_speedometer",
-        "_standing",
-        "_state",
-        "_tally",
-        "_topics",
-        "_trust",
-        "_waiting",
-    )
 
     def __init__(
         self,

@@ -73,7 +73,6 @@ class LedgerApplication:
         *,
         cache: ExecutionCache[tuple[State, Execution]] | None = None,
         max_recent: int = MAX_RECENT,
-        has_store: bool = True,
     ) -> None:
         """Start at genesis.
 
@@ -82,14 +81,11 @@ class LedgerApplication:
             verifier: Checks signatures.
             cache: Shares executions between the replicas of a simulation; None really executes.
             max_recent: How many states of earlier blocks are kept.
-            has_store: Whether somebody writes what blocks change; else executions say nothing of
-                it, which in a simulation is as much as the records themselves.
         """
         self._ledger = ledger
         self._verifier = verifier
         self._cache = cache
         self._max_recent = max_recent
-        self._has_store = has_store
         self._state = ledger.genesis_state()
         self._height = Height(0)
         self._time_ms = TimeMs(0)
@@ -254,12 +250,11 @@ class LedgerApplication:
             self._ledger, self._state, context, self._verifier, decoded=self._chosen
         )
         state, changes = self._state.updated_with_bytes(draft.changes)
-        written = self._with_genesis(changes) if self._has_store else {}
         execution = Execution(
             state_root=state.root,
             outcomes=outcomes,
             next_committee=self._ledger.committee(state),
-            changes=written,
+            changes=self._with_genesis(changes),
             elected_committee=self._ledger.elected_committee(state),
         )
         return state, execution

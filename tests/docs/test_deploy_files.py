@@ -48,9 +48,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return net
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt install systemd"
-)
+@pytest.mark.systemd
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_finds_nothing_wrong_and_little_exposed(tmp_path: Path, name: str) -> None:
     text = (DEPLOY / f"{name}@.service").read_text()

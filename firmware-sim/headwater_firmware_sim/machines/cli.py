@@ -1,5 +1,8 @@
 """`headwater-sim cluster` and `chaos`: a whole network of processes on this machine."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +45,8 @@ def add_machine_commands(app: "typer.Typer") -> None:
             num_rounds=rounds,
             kind=network,
         )
-        result = run_cluster(plan, say=lambda line: console.print(line, highlight=False))
+        with ending_cleanly():
+            result = run_cluster(plan, say=lambda line: console.print(line, highlight=False))
         if as_json:
             print((out / RESULT_NAME).read_text(encoding="utf-8"), end="")
         else:
@@ -73,9 +77,24 @@ def add_machine_commands(app: "typer.Typer") -> None:
         def say(line: str) -> None:
             console.print(line, highlight=False)
 
-        with ProcessNetwork(chaos_plan(out, devices=devices, kind=network), say=say) as running:
+        plan = chaos_plan(out, devices=devices, kind=network)
+        with ending_cleanly(), ProcessNetwork(plan, say=say) as running:
             rows = run_chaos(running, faults, say=say, tell=ChaosTable(console).tell)
         write_rows(rows, out / "chaos.json")
         if as_json:
             print((out / "chaos.json").read_text(encoding="utf-8"), end="")
         return 0 if all(row.is_good for row in rows) else 1
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: dozens of processes depend on it."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,6 @@ join with tokens, and what happened is read from the ledgers, from CometBFT and 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -227,9 +226,6 @@ class ProcessNetwork:
         self.mounts.clear()
 
     def __enter__(self) -> "ProcessNetwork":
-        # Whoever ends this process ends dozens of others: all of them stop, whatever the signal.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -33,7 +33,7 @@ from headwater_shard.engine.bft.history import FinalizedBlock, Tip
 from headwater_shard.engine.bft.messages import Message
 from headwater_shard.engine.bft.signer import SavedState, SignedState
 from headwater_shard.engine.bft.timeouts import Timeouts
-from headwater_shard.engine.border import Execution
+from headwater_shard.engine.border import BlockContext, Execution
 from headwater_shard.engine.consensus import Consensus
 from headwater_shard.engine.execution_cache import ExecutionCache
 from headwater_shard.engine.mempool import Mempool
@@ -49,7 +49,32 @@ MAX_RECENT: Final = 1
 MAX_EXECUTIONS: Final = 2
 """Executions that the nodes of a chain share; each holds a state too."""
 
-Executions = ExecutionCache[tuple[State, Execution]]
+
+class Executions(ExecutionCache[tuple[State, Execution]]):
+    """Executions that the nodes of a chain share, without what a store would write.
+
+    Nothing is written here, and the bytes take as much as the records themselves.
+    """
+
+    __slots__ = ()
+
+    def get_or_compute(
+        self,
+        *,
+        chain: ChainId,
+        state_root: Digest,
+        context: BlockContext,
+        compute: Callable[[], tuple[State, Execution]],
+    ) -> tuple[State, Execution]:
+        """As its parent has it; `changes` are empty."""
+
+        def compute_lean() -> tuple[State, Execution]:
+            state, execution = compute()
+            return state, replace(execution, changes={})
+
+        return super().get_or_compute(
+            chain=chain, state_root=state_root, context=context, compute=compute_lean
+        )
 
 
 @dataclass(slots=True)
@@ -197,7 +222,6 @@ class ChainNode:
                 setup.verifier,
                 cache=setup.executions,
                 max_recent=MAX_RECENT,
-                has_store=False,
             )
             if tip is not None and self.disk.state is not None:
                 header = tip.block.header

@@ -220,9 +220,12 @@ class AppendedFile:
         return place
 
     def read(self, place: tuple[int, int]) -> bytes:
-        """The record at `place`."""
+        """The record at `place`; errors as `append`."""
         offset, size = place
-        return os.pread(self._file, size, offset)
+        try:
+            return os.pread(self._file, size, offset)
+        except OSError as error:
+            raise StorageError(f"the temporary folder: {error}") from error
 
     def rewind(self) -> None:
         """Begin anew; no place is good any more."""

@@ -17,7 +17,11 @@ for one delegate, among the nodes of others."""
 DEFAULT_SNAPSHOT_INTERVAL_BLOCKS: Final = 1_000
 MAX_SNAPSHOT_INTERVAL_BLOCKS: Final = 10_000_000
 COMET_KEYS: Final = (
-    *("binary", "node_key", "snapshot_interval_blocks", "state_sync", "sign_without_memory"),
+    "binary",
+    "node_key",
+    "snapshot_interval_blocks",
+    "state_sync",
+    "sign_without_memory",
     "nodes",
 )
 NODE_KEYS: Final = ("chain", "listen", "peers")

@@ -167,12 +167,15 @@ def compute_payout(
     if not merits:
         return NO_PAYOUT
     # A delegate's word counts where it had the payload, and the committee had it too.
+    verdicts: dict[int, list[ReasonCode]] = {}
+    for entry in judgements:
+        verdicts.setdefault(entry.batch, []).append(entry.reason)
     numbers: Counter[ValidatorId] = Counter()
     for (index, validator), scores in record.scores.items():
-        verdicts = [entry.reason for entry in judgements if entry.batch == index]
-        for score, verdict in zip(scores, verdicts, strict=True):
-            if score != UNAVAILABLE and verdict is not ReasonCode.UNAVAILABLE:
-                numbers[validator] += 1
+        numbers[validator] += sum(
+            score != UNAVAILABLE and verdict is not ReasonCode.UNAVAILABLE
+            for score, verdict in zip(scores, verdicts[index], strict=True)
+        )
     labour = {
         delegate.validator: delegate.voting_power * numbers[delegate.validator]
         for delegate in committee.delegates

@@ -288,7 +288,6 @@ def test_only_code_that_a_file_still_holds_is_given_back(tmp_path: Path) -> None
     assert list_code(tmp_path / "missing") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of itself")
 def test_what_starting_up_left_behind_is_no_longer_resident() -> None:
     program = """
 import numpy, sqlite3, ssl

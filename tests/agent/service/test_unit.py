@@ -1,7 +1,6 @@
 """The unit: what systemd says of it, what it hands over; a state moves and never doubles."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,6 @@ from tests.support.agent_home import NET, make_home, write_sensor
 MAX_EXPOSURE = 2.0
 """Of systemd's scale from 0 to 10, where a plain service has 9.6."""
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt install systemd"
-)
-
 
 def make_plan(home: Path) -> UnitPlan:
     config = load_config(home)
@@ -38,7 +33,7 @@ def make_plan(home: Path) -> UnitPlan:
     return plan_service(config, config_path=home, memory_max="256M", cpu_quota="80%")
 
 
-@needs_systemd
+@pytest.mark.systemd
 def test_systemd_finds_nothing_wrong_and_little_exposed(tmp_path: Path) -> None:
     path = tmp_path / UNIT_NAME
     path.write_text(format_unit(make_plan(make_home(tmp_path))))

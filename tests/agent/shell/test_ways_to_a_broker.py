@@ -1,7 +1,6 @@
 """Failover, and networks that lie: what stands in the log is what is wrong and what to do."""
 
 import contextlib
-import shutil
 import socket
 import ssl
 import subprocess
@@ -126,7 +125,7 @@ def serving_tls(folder: Path, *, days: int) -> Iterator[int]:
         thread.join(2)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl: apt install openssl")
+@pytest.mark.openssl
 def test_a_peer_with_a_certificate_of_its_own_is_refused_with_the_fix(tmp_path: Path) -> None:
     will = Publish(topic="t", payload=b"", qos=1, is_retained=True)
     with serving_tls(tmp_path, days=2) as port, pytest.raises(TransportError) as caught:

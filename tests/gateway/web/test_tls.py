@@ -1,6 +1,5 @@
 """HTTPS between gateways: certificates given as files, and nobody else's believed."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from headwater_protocol.identifiers import MAIN_CHAIN
 from tests.support.network import Chain, make_cast
 from tests.support.web import NOW_MS, MemoryShelf, close_all, make_fetcher, run
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+pytestmark = pytest.mark.openssl
 
 
 def make_certificate(folder: Path, name: str) -> TlsFiles:
