@@ -1,5 +1,7 @@
 """The demo on a terminal: a live table, then a summary; plain lines where there is no terminal."""
 
+from typing import Final
+
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -10,6 +12,10 @@ from headwater_firmware_sim.demo.options import DemoOptions
 from headwater_firmware_sim.demo.report import DemoReport, RoundReport
 
 ROWS_SHOWN: int = 8
+
+
+HEAD: Final = f"{'shard':<8}{'round':>5}{'accuracy':>9}{'accepted':>9}{'s':>5}  rejected"
+"""Over the rounds where there is no terminal to draw on."""
 
 
 class TerminalView:
@@ -48,8 +54,11 @@ class TerminalView:
         if self._console.is_terminal:
             self._live.update(self._render(report))
             return
+        if report.rounds and not self._num_said:
+            self._console.print(HEAD, highlight=False)
         for entry in report.rounds[self._num_said :]:
-            self._console.print(_line(entry))
+            # A line with every reason there is may be longer; it is not cut into two.
+            self._console.print(_line(entry), highlight=False, soft_wrap=True)
         self._num_said = len(report.rounds)
 
     def _render(self, report: DemoReport) -> RenderableType:
@@ -121,8 +130,9 @@ def _reasons(entry: RoundReport) -> str:
 
 
 def _line(entry: RoundReport) -> str:
-    rejected = _reasons(entry) or "none"
-    return (
-        f"{entry.shard} round {entry.round}: accuracy {entry.accuracy:.3f}, "
-        f"accepted {entry.accepted}, rejected {rejected}, {entry.wall_ms} ms"
+    """A row under `HEAD`."""
+    row = (
+        f"{entry.shard:<8}{entry.round:>5}{entry.accuracy:>9.3f}{entry.accepted:>9}"
+        f"{entry.wall_ms / 1_000:>5.1f}  {_reasons(entry)}"
     )
+    return row.rstrip()
