@@ -6,6 +6,7 @@ from headwater_firmware_sim.attack import Attack, distort
 from headwater_firmware_sim.demo.options import DemoOptions
 from headwater_firmware_sim.demo.scene import make_scene
 from headwater_firmware_sim.verifier import RememberingVerifier
+from headwater_firmware_sim.witnessed_key import WitnessedKey
 from headwater_protocol.crypto.signing import SecretKey
 
 
@@ -56,4 +57,18 @@ def test_a_remembering_verifier_checks_once_and_never_mixes_answers_up():
         assert verifier.verify(key.public_key, b"message", signature)
         assert not verifier.verify(other.public_key, b"message", signature)
         assert not verifier.verify(key.public_key, b"messagf", signature)
+    assert verifier.num_checked == 3
+
+
+def test_a_signature_that_was_seen_made_is_not_checked_and_a_forged_one_is():
+    verifier = RememberingVerifier()
+    plain = SecretKey(bytes(32))
+    key = WitnessedKey(plain, verifier)
+    signature = key.sign(b"message")
+    assert signature == plain.sign(b"message")
+    assert verifier.verify(key.public_key, b"message", signature)
+    assert verifier.num_checked == 0
+    assert not verifier.verify(key.public_key, b"messagf", signature)
+    assert not verifier.verify(key.public_key, b"message", signature[:-1] + b"\0")
+    assert not verifier.verify(SecretKey(bytes([1]) * 32).public_key, b"message", signature)
     assert verifier.num_checked == 3

@@ -26,6 +26,7 @@ from headwater_agent.state import DeviceState, apply_changes
 from headwater_firmware_sim.stage import BYTES_PER_PARAMETER
 from headwater_firmware_sim.virtual.spill import MIN_MESSAGE_BYTES, MessageSpill
 from headwater_firmware_sim.virtual.world import World
+from headwater_firmware_sim.witnessed_key import WitnessedKey
 from headwater_protocol.crypto.hashing import Domain, hash_bytes
 
 REBOOT_MS: Final = 3_000
@@ -124,7 +125,7 @@ class VirtualDevice:
         self._timer_ms = None
         self._retry_ms = FIRST_RETRY_MS
         self._device = Device(
-            key=plan.devices[self.index],
+            key=WitnessedKey(plan.devices[self.index], world.verifier),
             genesis=plan.genesis,
             network=plan.network,
             shard=plan.shard_of(self.index),

@@ -41,6 +41,7 @@ from headwater_firmware_sim.virtual.spill import (
 )
 from headwater_firmware_sim.virtual.sponsor import Sponsor
 from headwater_firmware_sim.virtual.world import World
+from headwater_firmware_sim.witnessed_key import WitnessedKey
 from headwater_gateway.journal import is_complete
 from headwater_gateway.machine.publisher import FinalizedTip
 from headwater_protocol.chain.block import header_digest
@@ -278,8 +279,9 @@ class VirtualRun:
     def _make_gateways(self) -> tuple[GatewayNode, ...]:
         plan, scenario = self.stage.plan, self.stage.scenario
         gateways: list[GatewayNode] = []
+        registrar = WitnessedKey(plan.registrar, self.world.verifier)
         for shard in plan.genesis.shards:
-            keys = plan.delegates[shard]
+            keys = [WitnessedKey(key, self.world.verifier) for key in plan.delegates[shard]]
             groups: Sequence[Sequence[SecretKey]] = [keys]
             if scenario.network.gateways is Placement.DELEGATE:
                 groups = [[key] for key in keys]
@@ -293,7 +295,7 @@ class VirtualRun:
                             shard=shard,
                             keys=group,
                             devices=devices if is_first else (),
-                            registrar=plan.registrar if is_first else None,
+                            registrar=registrar if is_first else None,
                             liars=self._liars(shard),
                         ),
                         many=len(groups) > 1 or len(plan.genesis.shards) > 1,
@@ -472,6 +474,7 @@ class VirtualRun:
         counts = dict(world.counts)
         counts["events"] = world.clock.num_events
         counts["signatures_checked"] = world.verifier.num_checked
+        counts["signatures_witnessed"] = world.verifier.num_witnessed
         counts["trainings"] = world.trainer.num_trained
         counts["messages_taken"] = world.broker.num_taken
         counts["messages_sent"] = world.broker.num_sent

@@ -16,7 +16,7 @@ from headwater_firmware_sim.virtual.reader import RememberingReader
 from headwater_firmware_sim.virtual.spill import FlashSpill, MessageSpill
 
 MAX_REMEMBERED: int = 50_000
-"""Signatures: an update's is asked for again within a few blocks, a receipt's never."""
+"""Signatures: an update's is asked for within a few blocks, a receipt's once."""
 
 
 @dataclass(slots=True, kw_only=True)
