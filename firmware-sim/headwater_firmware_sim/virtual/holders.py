@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headwater_firmware_sim.economy.deposits import lock_deposit
 from headwater_firmware_sim.virtual.gateway import GatewayNode
 from headwater_firmware_sim.virtual.world import World
+from headwater_firmware_sim.witnessed_key import WitnessedKey
 from headwater_protocol.chain.stake import (
     DelegateStake,
     RedelegateStake,
@@ -71,8 +73,10 @@ class Holders:
     def start(self, state: State) -> None:
         """Lock all deposits and lend the first stake; `state` is the main chain's."""
         stage = self._world.stage
-        for key, (_, transaction) in zip(stage.plan.devices, stage.lock_deposits(), strict=False):
-            self._post(key, nonce=1, transaction=transaction)
+        units = stage.scenario.economy.device_deposit
+        for index, plain in enumerate(stage.plan.devices if units else ()):
+            key = WitnessedKey(plain, self._world.verifier)
+            self._post(key, nonce=1, transaction=lock_deposit(stage.plan, index, units, key=key))
         self.on_main(state)
 
     def on_main(self, state: State) -> None:

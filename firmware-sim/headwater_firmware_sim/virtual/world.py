@@ -15,9 +15,6 @@ from headwater_firmware_sim.virtual.conditions import Conditions
 from headwater_firmware_sim.virtual.reader import RememberingReader
 from headwater_firmware_sim.virtual.spill import FlashSpill, MessageSpill
 
-MAX_REMEMBERED: int = 50_000
-"""Signatures: an update's is asked for within a few blocks, a receipt's once."""
-
 
 @dataclass(slots=True, kw_only=True)
 class Rates:
@@ -42,9 +39,7 @@ class World:
     """Of wires and faults; keys, data and fleet have generators of their own."""
     start_ms: int
     rates: Rates = field(default_factory=Rates)
-    verifier: RememberingVerifier = field(
-        default_factory=lambda: RememberingVerifier(max_remembered=MAX_REMEMBERED)
-    )
+    verifier: RememberingVerifier = field(default_factory=RememberingVerifier)
     reader: RememberingReader = field(default_factory=RememberingReader)
     flash: FlashSpill | None = None
     """Where a large fleet keeps residuals and updates; None leaves them in memory."""
