@@ -366,7 +366,8 @@ class BlobStore:
 
     def _cut(self, path: Path, offset: int, size: int) -> None:
         if self._read_only:
-            self._report(path, offset, f"{size - offset} bytes are no whole batch")
+            problem = f"{size - offset} bytes are no whole batch"
+            self._report(path, offset, f"{problem}; if a crash tore it, start its gateway once")
             return
         # A flipped bit in an old frame looks like a torn tail; so nothing is thrown away for good.
         with path.open("r+b") as file:
