@@ -5,6 +5,7 @@ or be cut. What has to be durable goes to the disk object, which a crash leaves 
 makes machines and ledger anew from that alone.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -46,8 +47,18 @@ PROBE_MS: Final = 20_000
 MAX_RECENT: Final = 1
 """States of earlier blocks that a node keeps; each holds what the block after it replaced."""
 
-MAX_EXECUTIONS: Final = 2
-"""Executions that the nodes of a chain share; each holds a state too."""
+MAX_BLOCKS_BEHIND: Final = 512
+"""Executions that the nodes of a chain share."""
+
+MIN_EXECUTIONS: Final = 2
+"""Kept whatever their size."""
+
+MAX_SHARED_ENTRIES: Final = 50_000
+"""Changed by the executions that are kept: each holds what its block replaced, about 1 kB an entry.
+
+A gateway whose delegates left a shard asks for its blocks every `PROBE_MS`, and executes then what
+the others did long before.
+"""
 
 
 class Executions(ExecutionCache[tuple[State, Execution]]):
@@ -56,7 +67,12 @@ class Executions(ExecutionCache[tuple[State, Execution]]):
     Nothing is written here, and the bytes take as much as the records themselves.
     """
 
-    __slots__ = ()
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        super().__init__(max_results=MAX_BLOCKS_BEHIND)
+        self._entries: deque[int] = deque()
+        """That each of those kept has changed, oldest first."""
 
     def get_or_compute(
         self,
@@ -70,11 +86,22 @@ class Executions(ExecutionCache[tuple[State, Execution]]):
 
         def compute_lean() -> tuple[State, Execution]:
             state, execution = compute()
+            self._make_room(sum(len(changed) for changed in execution.changes.values()))
             return state, replace(execution, changes={})
 
         return super().get_or_compute(
             chain=chain, state_root=state_root, context=context, compute=compute_lean
         )
+
+    def _make_room(self, num_entries: int) -> None:
+        """Forget the oldest until another one with so many changes fits."""
+        kept = self._entries
+        while len(kept) >= MAX_BLOCKS_BEHIND or (
+            len(kept) >= MIN_EXECUTIONS and sum(kept) + num_entries > MAX_SHARED_ENTRIES
+        ):
+            kept.popleft()
+            self._results.popitem(last=False)
+        kept.append(num_entries)
 
 
 @dataclass(slots=True)

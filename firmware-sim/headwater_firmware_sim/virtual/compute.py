@@ -38,8 +38,8 @@ MAX_MODELS: int = 64
 MAX_SCORED: int = 4_096
 """Score lists kept, by what they compare with; a few rounds of every delegate."""
 
-MAX_DECODED_BYTES: int = 16 * 1024 * 1024
-"""Of decoded updates kept from intake to scoring, and in small fleets to the round's end."""
+MAX_DECODED_BYTES: int = 256 * 1024 * 1024
+"""Of decoded updates, which are kept from intake to the end of their round."""
 
 
 class Compute:
@@ -107,6 +107,9 @@ class Compute:
             except InvalidMessage:
                 return None
             self._keep(key, known)
+            # Other delegates need no more than the result.
+            for commit in work.accepted:
+                self._decoded.pop(commit.payload, None)
         return known
 
     def merge(self, work: ComputeMerge) -> Digest | None:

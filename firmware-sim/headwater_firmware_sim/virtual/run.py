@@ -18,7 +18,6 @@ from headwater_firmware_sim.trainings.work import Trainings
 from headwater_firmware_sim.virtual.blobs import MemoryBlobStore
 from headwater_firmware_sim.virtual.broker import Broker
 from headwater_firmware_sim.virtual.chain import (
-    MAX_EXECUTIONS,
     PROBE_MS,
     ChainNode,
     ChainSetup,
@@ -335,7 +334,7 @@ class VirtualRun:
                     chain=chain,
                     keys=setup.keys,
                     verifier=self.world.verifier,
-                    executions=self._executions.setdefault(chain, Executions(MAX_EXECUTIONS)),
+                    executions=self._executions.setdefault(chain, Executions()),
                     timeouts=Timeouts(probe_ms=PROBE_MS if many else None),
                     equivocators=frozenset(
                         who for who, kind in setup.liars.items() if kind in loud

@@ -252,7 +252,9 @@ class SignedTransaction:
 
 
 SMALL_BYTES: Final = 1_024
-"""Up to here thousands of decoded transactions are remembered, beyond only a few."""
+"""Up to here many decoded transactions are remembered, beyond only a few."""
+MAX_DECODED: Final = 10_000
+"""Small ones remembered, about 2 kB each: as many as may wait for a block."""
 
 
 def sign_transaction(key: SecretKey, transaction: Transaction) -> bytes:
@@ -276,7 +278,7 @@ def _decode(data: bytes) -> SignedTransaction:
 
 # Who takes a transaction in, proposes it, executes it and looks for evidence in it decodes it each
 # time, and decoding costs more than most of them do.
-_decode_small: Final = lru_cache(maxsize=2_048)(_decode)
+_decode_small: Final = lru_cache(maxsize=MAX_DECODED)(_decode)
 _decode_large: Final = lru_cache(maxsize=8)(_decode)
 
 
