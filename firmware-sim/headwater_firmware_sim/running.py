@@ -1,8 +1,8 @@
 """`headwater-sim run`: a scenario, its progress, its folder."""
 
-import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,8 +195,14 @@ def require_free(out: Path) -> None:
         parent = out.absolute().parent
         while not parent.exists():
             parent = parent.parent
-        if not os.access(parent, os.W_OK):
-            raise ConfigError("--out", f"{parent} cannot be written to", fix="name another folder")
+        try:
+            tempfile.TemporaryFile(dir=parent).close()
+        except OSError as error:
+            raise ConfigError(
+                "--out",
+                f"{parent} cannot be written to: {error.strerror}",
+                fix="name another folder",
+            ) from error
     except OSError as error:
         raise explain(error) from error
 

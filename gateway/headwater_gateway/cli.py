@@ -5,6 +5,7 @@ user, in one line. Heavy modules are imported by the commands that need them.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -338,7 +339,9 @@ def _init_machines(
     print(f"network {genesis_network(made.foundation.genesis).hex()}")
     print(f"wrote {len(folders)} gateways, {folders[0]} to {folders[-1]}")
     where = "" if len(set(hosts)) < 2 else "copy each folder to its machine; there: "
-    steps = [f"{where}mosquitto -c {config}" for config in made.broker_configs]
+    steps = [
+        f"{where}{_own_step(config.parent)}mosquitto -c {config}" for config in made.broker_configs
+    ]
     steps.append(f"{where}headwater-gateway run {folders[0]}, and so on for each of them")
     steps.append(f"for each device: headwater-gateway token create --config {made.configs[0]}")
     steps.append(f"on each device: headwater-agent enroll {made.registrar_url} --token TOKEN")
@@ -351,6 +354,7 @@ def _print_tls_steps(out: Path, config: Path, host: str, *, has_data: bool) -> i
     from headwater_gateway.registrar import setup
 
     steps = [
+        f"{_own_step(out / 'mosquitto', out / 'tls' / 'revoked.crl')}"
         f"mosquitto -c {out}/mosquitto/mosquitto.conf",
         f"headwater-gateway run --config {config}",
         f"for each device: headwater-gateway token create --config {config}",
@@ -360,6 +364,13 @@ def _print_tls_steps(out: Path, config: Path, host: str, *, has_data: bool) -> i
     if not has_data:
         steps.insert(0, f"put labelled examples of your own into {out}/validation, *.csv or npz")
     return _print_steps(steps)
+
+
+def _own_step(*paths: Path) -> str:
+    """What root has to do first: Mosquitto gives root's rights up for its own user's."""
+    if os.geteuid() != 0:
+        return ""
+    return f"chown -R mosquitto {' '.join(str(path) for path in paths)} && "
 
 
 def _print_steps(steps: Sequence[str]) -> int:

@@ -179,6 +179,7 @@ def to_json(
             }
             for entry in (() if report is None else report.chains)
         ],
+        "not_replayed": [] if report is None else list(report.absent),
         "model": None if report is None or report.model is None else report.model.hex(),
         "seconds": round(seconds, 3),
     }
@@ -225,4 +226,6 @@ def _print_report(report: "AuditReport", *, seconds: float) -> None:
     console.print(f"network {report.network.hex()}")
     if report.model is not None:
         console.print(f"model   {report.model.hex()}")
+    if report.absent:
+        console.print(f"not replayed: {', '.join(report.absent)}")
     console.print("audit: ok")

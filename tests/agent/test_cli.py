@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from headwater_agent.cli import main
+from headwater_agent.config import load_config
 from headwater_agent.keyfile import load_key
 from headwater_protocol.chain.genesis import encode_genesis
 from headwater_protocol.errors import ConfigError
@@ -80,6 +81,24 @@ def test_init_makes_a_private_key_and_tells_the_id(
     assert load_key(key_file).device.hex() == device
     assert main(["id", "--config", str(config)]) == 0
     assert capsys.readouterr().out.strip() == device
+
+
+def test_init_names_what_is_here_as_its_folder_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "genesis.cbor").write_bytes(encode_genesis(NET.genesis))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "device" / "own").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = Path("device/agent.toml")
+    arguments = ["init", "--config", str(config), "--network", NET.network.hex()]
+    assert main([*arguments, "--genesis", "genesis.cbor", "--data", "data"]) == 0
+    loaded = load_config(config)
+    assert loaded.genesis.resolve() == tmp_path / "genesis.cbor"
+    assert 'path = "../data"' in config.read_text()
+    other = ["init", "--config", "device/other.toml", "--key", "b.key", "--state", "b.db"]
+    assert main([*other, "--data", "own"]) == 0
+    assert 'path = "own"' in Path("device/other.toml").read_text()
 
 
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

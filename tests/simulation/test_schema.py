@@ -129,6 +129,11 @@ def test_a_folder_of_an_earlier_run_is_free(tmp_path: Path, other: str) -> None:
         require_free(tmp_path)
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run() -> None:
+    with pytest.raises(ConfigError, match="--out: /proc cannot be written to"):
+        require_free(Path("/proc/none"))
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     path, out = tmp_path / "good.toml", tmp_path / "out"
     path.write_text(GOOD)

@@ -56,16 +56,16 @@ def _init(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             str(config), "exists already", fix="edit it, or name another with --config"
         )
+    folder = config.parent
     template = format_template(
         brokers=brokers,
-        genesis=arguments.genesis,
+        genesis=_seen_from(folder, arguments.genesis),
         network=arguments.network,
         shard=arguments.shard,
         key=arguments.key,
         state=arguments.state,
-        data=arguments.data,
+        data=_seen_from(folder, arguments.data),
     )
-    folder = config.parent
     state = folder / Path(arguments.state).expanduser()
     if state.exists():
         raise ConfigError("state", f"{state} exists already", fix="name another with --state")
@@ -77,3 +77,11 @@ def _init(arguments: argparse.Namespace) -> int:
         raise ConfigError(str(config), str(error), fix="name another with --config") from None
     print(key.device.hex())
     return 0
+
+
+def _seen_from(folder: Path, path: str) -> str:
+    """A path as the configuration in `folder` has to name what is there, seen from here."""
+    there = Path(path).expanduser()
+    if there.is_absolute() or (folder / there).exists() or not there.exists():
+        return path
+    return os.path.relpath(there, folder)

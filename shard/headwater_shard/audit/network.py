@@ -87,6 +87,9 @@ class NetworkAudit:
             signatures=self._verifier.num_verified,
             blobs=self._num_blobs,
             compared=self._num_compared,
+            absent=tuple(
+                chain for chain in (MAIN_CHAIN, *self._genesis.shards) if chain not in self._ledgers
+            ),
         )
 
     def run(self) -> Iterator[Progress]:

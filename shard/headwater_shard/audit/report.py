@@ -57,6 +57,8 @@ class AuditReport:
     """Records of the segments."""
     compared: int
     """Checkpoints of the main chain that were found on their shards' ledgers."""
+    absent: tuple[ChainId, ...]
+    """Chains of the network whose ledgers were not given, and of which only proofs were checked."""
 
     @property
     def model(self) -> Digest | None:

@@ -272,3 +272,13 @@ def test_the_store_of_another_network_is_refused(net, capsys):
     capsys.readouterr()
     assert main(["token", "list", "--config", str(net / "gateway.toml")]) == 1
     assert "another network" in capsys.readouterr().err
+
+
+def test_init_tells_root_whose_the_brokers_folder_has_to_be(tmp_path, capsys, monkeypatch):
+    for uid, has in ((0, True), (1000, False)):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        net = tmp_path / f"net-{uid}"
+        arguments = ["init", "--out", str(net), "--delegates", "1"]
+        assert main([*arguments, "--tls", "--host", "gateway.local"]) == 0
+        step = next(line for line in capsys.readouterr().out.splitlines() if "mosquitto -c" in line)
+        assert (f"chown -R mosquitto {net}/mosquitto {net}/tls/revoked.crl && " in step) is has

@@ -76,6 +76,17 @@ def test_one_chain_alone(folder: DataFolder, capsys: pytest.CaptureFixture[str])
     assert main(["audit", str(folder.path), "--chain", "shard-1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [entry["chain"] for entry in found["chains"]] == ["shard-1"]
+    assert found["not_replayed"] == ["main", "shard-0"]
+
+
+def test_a_shard_that_is_not_in_the_folder_is_named(
+    folder: DataFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(folder.path)]) == 0
+    assert "not replayed" not in capsys.readouterr().out
+    shutil.rmtree(folder.ledger(FIRST).parent)
+    assert main(["audit", str(folder.path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["not replayed: shard-0", "audit: ok"]
 
 
 def test_a_damaged_genesis_exits_1(folder: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:
